@@ -1,0 +1,1 @@
+"""What every service stands on: calls, identity, database, settings, logs. It knows nothing of any one service."""

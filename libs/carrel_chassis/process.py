@@ -1,0 +1,54 @@
+"""The life of a service process: settings, logs, a loop, a stop signal, and one sentence when it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import uvloop
+from pydantic import ValidationError
+
+from carrel_chassis.db.roles import UnsafeRole
+from carrel_chassis.errors import CarrelError
+from carrel_chassis.logs import configure_logs, get_logger
+from carrel_chassis.settings import ServiceSettings
+from carrel_chassis.telemetry import configure_telemetry
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def run_service(name: str, settings_type: type[S], main: Callable[[S, asyncio.Event], Awaitable[None]]) -> None:
+    """Reads the settings and runs `main(settings, stop)` until it returns; SIGTERM and SIGINT set `stop`.
+
+    Exits with 2 when the settings are wrong, with 1 and one sentence when the service cannot start.
+    """
+    try:
+        settings = settings_type()
+    except ValidationError as error:
+        wrong = "; ".join(f"CARREL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        sys.exit(_say(f"{name} cannot start, its settings are wrong: {wrong}", 2))
+    configure_logs(name, settings.log_level)
+    configure_telemetry(name, settings)
+    get_logger().info("service.starting", **settings.in_effect())
+    try:
+        uvloop.run(_until_stopped(settings, main))
+    except (OSError, UnsafeRole, CarrelError) as error:
+        get_logger().error("service.failed", error=str(error))
+        sys.exit(_say(f"{name} cannot start: {error}", 1))
+    get_logger().info("service.stopped")
+
+
+async def _until_stopped(settings: S, main: Callable[[S, asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await main(settings, stop)
+
+
+def _say(sentence: str, code: int) -> int:
+    sys.stderr.write(sentence + "\n")
+    return code

@@ -1,0 +1,52 @@
+"""What a service process needs to know others and to be known: its own key, the other services' keys, the keys of contexts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from carrel_chassis.rpc.channel import Peer
+from carrel_chassis.rpc.identity import ContextAuthenticator
+from carrel_chassis.rpc.keys import FetchedKeys
+from carrel_chassis.settings import ServiceSettings
+from carrel_chassis.signing import (
+    Clock,
+    ContextVerifier,
+    PublicKeys,
+    ServiceSigner,
+    ServiceVerifier,
+    read_key,
+    read_trust,
+)
+
+
+class Trust:
+    """Made once per process, by `open_trust`; handed to the server and to the clients of other services."""
+
+    def __init__(self, settings: ServiceSettings, service: str, clock: Clock = time.time) -> None:
+        self.service = service
+        self.clock = clock
+        self.signer = ServiceSigner(service, read_key(settings.service_key_file), clock)
+        self.services = ServiceVerifier(read_trust(settings.service_trust_file), service, clock)
+
+    def authenticator(self, keys: PublicKeys) -> ContextAuthenticator:
+        """Proves the callers of this service's server."""
+        return ContextAuthenticator(ContextVerifier(keys, self.service, self.clock), self.services)
+
+    def peer(self, name: str, address: str) -> Peer:
+        """Another service to call."""
+        return Peer(name, address, self.signer)
+
+
+@asynccontextmanager
+async def fetched_keys(trust: Trust, context_address: str) -> AsyncIterator[FetchedKeys]:
+    """The keys that verify contexts, kept fresh by a task until the end of the block. Does not wait for the first answer."""
+    async with AsyncExitStack() as stack:
+        peer = trust.peer("context", context_address)
+        stack.push_async_callback(peer.close)
+        keys = FetchedKeys(peer, time.monotonic)
+        task = asyncio.create_task(keys.keep_fresh())
+        stack.callback(task.cancel)
+        yield keys

@@ -1,0 +1,1 @@
+"""The context service: who is asking, what they may do, and for how long."""

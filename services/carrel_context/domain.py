@@ -1,0 +1,145 @@
+"""Contexts as values: how one is issued, narrowed and renewed. It knows no clock, no wire and no database."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+
+from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.identity import MAX_DEPTH, MAX_LIFETIME_SECONDS, ResourceLimits, UserContext
+from carrel_chassis.ids import check_id, new_id
+
+AUDIENCES = frozenset({"context", "agent-execution", "tool-dispatch", "event-stream"})
+
+_STANDARD = frozenset(
+    {"runs.start", "runs.read", "runs.cancel", "events.read", "tools.use", "corpora.read", "corpora.write"}
+)
+ROLES = {
+    "standard": _STANDARD,
+    "admin": _STANDARD | {"corpora.admin"},
+}
+"""What each role may do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A user as the directory knows it now."""
+
+    tenant_id: str
+    user_id: str
+    role: str
+    disabled: bool
+
+    def permissions(self) -> frozenset[str]:
+        """The scopes this user may hold now; raises CREDENTIAL_INVALID when the user is disabled."""
+        if self.disabled:
+            raise credential_invalid("The user is disabled; ask the tenant's administrator.")
+        return ROLES.get(self.role, frozenset())
+
+
+def credential_invalid(message: str) -> CarrelError:
+    """The refusal of a credential."""
+    return CarrelError(Kind.UNAUTHENTICATED, "CREDENTIAL_INVALID", message)
+
+
+def issue(
+    principal: Principal,
+    *,
+    session_id: str,
+    request_id: str,
+    connection_id: str,
+    now: float,
+    lifetime_seconds: float,
+) -> UserContext:
+    """The context of a user's session: all that the user may do, for at most 5 minutes."""
+    return UserContext(
+        context_id=new_id("ctx"),
+        tenant_id=principal.tenant_id,
+        user_id=principal.user_id,
+        session_id=session_id,
+        scopes=principal.permissions(),
+        audiences=AUDIENCES,
+        issue_time=now,
+        expire_time=now + min(lifetime_seconds, MAX_LIFETIME_SECONDS),
+        request_id=request_id,
+        connection_id=connection_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """What a child context is to have; an empty value means: as the parent has it."""
+
+    scopes: frozenset[str] = frozenset()
+    audiences: frozenset[str] = frozenset()
+    limits: ResourceLimits | None = None
+    expire_time: float = 0.0
+    thread_id: str = ""
+
+
+def narrow(parent: UserContext, wanted: Narrowing, now: float) -> UserContext:
+    """A child of the parent that is nowhere wider; raises WIDENING_REFUSED naming the field that would be."""
+    _subset("scopes", wanted.scopes, parent.scopes)
+    _subset("audiences", wanted.audiences, parent.audiences)
+    if wanted.expire_time > parent.expire_time:
+        raise _widening("expire_time", "A child context cannot live longer than its parent.")
+    if parent.thread_id and wanted.thread_id not in ("", parent.thread_id):
+        raise _widening("thread_id", "The context belongs to another thread.")
+    if parent.depth >= MAX_DEPTH:
+        raise _widening("depth", f"The context has been exchanged {MAX_DEPTH} times; it cannot be exchanged again.")
+    return replace(
+        parent,
+        context_id=new_id("ctx"),
+        scopes=wanted.scopes or parent.scopes,
+        audiences=wanted.audiences or parent.audiences,
+        limits=_narrower(parent.limits, wanted.limits),
+        issue_time=now,
+        expire_time=wanted.expire_time or parent.expire_time,
+        thread_id=wanted.thread_id or parent.thread_id,
+        depth=parent.depth + 1,
+        parent_context_id=parent.context_id,
+    )
+
+
+def for_run(
+    grant: UserContext, principal: Principal, *, run_id: str, thread_id: str, agent: str, attempt: int, now: float
+) -> UserContext:
+    """The context of an attempt of a run: what the grant held and the user may still do, for at most 5 minutes."""
+    check_id(run_id, "run_id")
+    check_id(thread_id, "thread_id")
+    check_id(agent, "agent")
+    return replace(
+        grant,
+        context_id=new_id("ctx"),
+        scopes=grant.scopes & principal.permissions(),
+        issue_time=now,
+        expire_time=now + MAX_LIFETIME_SECONDS,
+        run_id=run_id,
+        thread_id=thread_id,
+        agent=agent,
+        attempt=attempt,
+        depth=min(grant.depth + 1, MAX_DEPTH),
+        parent_context_id=grant.context_id,
+    )
+
+
+def _subset(field: str, wanted: Set[str], allowed: Set[str]) -> None:
+    if extra := sorted(wanted - allowed):
+        raise _widening(field, f"A child context cannot have {', '.join(extra)}: its parent has not.")
+
+
+def _widening(field: str, message: str) -> CarrelError:
+    return CarrelError(Kind.DENIED, "WIDENING_REFUSED", message, metadata={"field": field})
+
+
+def _narrower(parent: ResourceLimits, wanted: ResourceLimits | None) -> ResourceLimits:
+    if wanted is None:
+        return parent
+    values = {}
+    for name in ResourceLimits.__slots__:
+        old, new = getattr(parent, name), getattr(wanted, name)
+        # 0 stands for the service's default, which may be more or less than a number: it cannot be asked for once one is set.
+        if old and new > old:
+            raise _widening(f"limits.{name}", f"A child context cannot have {name} {new}: its parent has {old}.")
+        values[name] = new or old
+    return ResourceLimits(**values)

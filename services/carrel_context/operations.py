@@ -1,0 +1,136 @@
+"""What the context service does: one method for each RPC, in values, within one transaction of one user."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from carrel.api.context.v1 import user_context_pb2 as pb
+from carrel_chassis.db.sessions import UserSessions
+from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.identity import UserContext
+from carrel_chassis.ids import check_id, new_id
+from carrel_chassis.signing import ContextVerifier
+from carrel_context import domain
+from carrel_context.api_keys import new_api_key, parse_api_key
+from carrel_context.domain import Narrowing, Principal
+from carrel_context.keys import KeyStore
+from carrel_context.repository import Directory
+
+Clock = Callable[[], float]
+
+
+class Operations:
+    """Issues contexts. `provision` says whether an authenticated user that is not known yet is entered."""
+
+    def __init__(
+        self, sessions: UserSessions, keys: KeyStore, clock: Clock, *, provision: bool, grant_max_age_seconds: float
+    ) -> None:
+        self._sessions = sessions
+        self._keys = keys
+        self._clock = clock
+        self._provision = provision
+        self._grant_max_age_seconds = grant_max_age_seconds
+        self._grants = ContextVerifier(keys, "agent-execution", clock)
+
+    async def issue_for_user(
+        self,
+        call_id: str,
+        tenant_id: str,
+        user_id: str,
+        *,
+        session_id: str,
+        request_id: str,
+        connection_id: str,
+        lifetime_seconds: float,
+    ) -> pb.SignedUserContext:
+        """The context of a user whom the gateway has authenticated."""
+        async with self._directory(call_id, tenant_id, user_id) as directory:
+            principal = await directory.user()
+            if principal is None and self._provision:
+                await directory.add_user()
+                principal = await directory.user()
+        return self._issue(principal, session_id, request_id, connection_id, lifetime_seconds)
+
+    async def issue_for_api_key(
+        self, call_id: str, text: str, *, request_id: str, connection_id: str, lifetime_seconds: float
+    ) -> pb.SignedUserContext:
+        """The context of an API key's owner; the key's id is the session."""
+        key = parse_api_key(text)
+        async with self._directory(call_id, key.tenant_id, key.user_id) as directory:
+            found = await directory.api_key(key.api_key_id)
+        principal, digest = found or (None, b"")
+        # The comparison is made whether the key exists or not: both take the same time.
+        if not hmac.compare_digest(digest, key.digest()):
+            principal = None
+        return self._issue(principal, key.api_key_id, request_id, connection_id, lifetime_seconds)
+
+    def _issue(
+        self, principal: Principal | None, session_id: str, request_id: str, connection_id: str, lifetime_seconds: float
+    ) -> pb.SignedUserContext:
+        if principal is None:
+            raise domain.credential_invalid("The credential is not known or has been revoked; get a new one.")
+        user = domain.issue(
+            principal,
+            session_id=session_id,
+            request_id=request_id,
+            connection_id=connection_id,
+            now=self._clock(),
+            lifetime_seconds=lifetime_seconds,
+        )
+        return self._keys.signer.sign(user)
+
+    def exchange(self, parent: UserContext, wanted: Narrowing) -> pb.SignedUserContext:
+        """A narrower context; needs nothing but the parent."""
+        return self._keys.signer.sign(domain.narrow(parent, wanted, self._clock()))
+
+    async def issue_for_run(
+        self, call_id: str, grant: bytes, *, run_id: str, thread_id: str, agent: str, attempt: int
+    ) -> pb.SignedUserContext:
+        """The context of an attempt, from the grant; the user is looked up anew."""
+        granted = await self._grants.verify_signature(grant)
+        now = self._clock()
+        if now > granted.issue_time + self._grant_max_age_seconds:
+            raise CarrelError(
+                Kind.UNAUTHENTICATED, "CONTEXT_EXPIRED", "The grant of the run is too old; start it again."
+            )
+        async with self._directory(call_id, *granted.owner) as directory:
+            principal = await directory.user()
+        if principal is None:
+            raise domain.credential_invalid("The user of the run is no longer known.")
+        user = domain.for_run(
+            granted, principal, run_id=run_id, thread_id=thread_id, agent=agent, attempt=attempt, now=now
+        )
+        return self._keys.signer.sign(user)
+
+    async def create_api_key(self, call_id: str, tenant_id: str, user_id: str, label: str) -> tuple[str, str]:
+        """A new key of a user, who is entered when not known: its id, and its text to show once."""
+        async with self._directory(call_id, tenant_id, user_id) as directory:
+            key = new_api_key(tenant_id, user_id)
+            await directory.add_user()
+            await directory.add_api_key(key.api_key_id, key.digest(), label)
+        return key.api_key_id, key.text()
+
+    def public_keys(self) -> dict[str, bytes]:
+        """The public signing keys by id, newest first."""
+        return self._keys.public_keys
+
+    @asynccontextmanager
+    async def _directory(self, call_id: str, tenant_id: str, user_id: str) -> AsyncIterator[Directory]:
+        """The rows of one owner. Nobody has proved to be this owner yet: the binding only narrows what the look-up can see."""
+        check_id(tenant_id, "tenant_id")
+        check_id(user_id, "user_id")
+        nobody = UserContext(
+            context_id=new_id("ctx"),
+            tenant_id=tenant_id,
+            user_id=user_id,
+            session_id="directory",
+            scopes=frozenset(),
+            audiences=frozenset(),
+            issue_time=0.0,
+            expire_time=0.0,
+            request_id=call_id,
+        )
+        async with self._sessions.open(nobody, call_id) as connection:
+            yield Directory(connection, tenant_id, user_id)

@@ -1,0 +1,86 @@
+"""The tables of the context service: users and API keys of one owner at a time, and the signing keys, which are nobody's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from carrel_context.domain import Principal
+
+OWN = "tenant_id = :tenant_id AND user_id = :user_id"
+
+GET_USER = text(f"SELECT tenant_id, user_id, role, disabled FROM app_user WHERE {OWN}")
+ADD_USER = text("""
+    INSERT INTO app_user (tenant_id, user_id, role) VALUES (:tenant_id, :user_id, 'standard')
+    ON CONFLICT (tenant_id, user_id) DO NOTHING
+""")
+GET_API_KEY = text(f"""
+    SELECT u.tenant_id, u.user_id, u.role, u.disabled, k.secret_sha256
+    FROM (SELECT * FROM api_key WHERE {OWN}) k JOIN app_user u USING (tenant_id, user_id)
+    WHERE k.api_key_id = :api_key_id AND k.revoke_time IS NULL
+""")
+ADD_API_KEY = text("""
+    INSERT INTO api_key (tenant_id, user_id, api_key_id, secret_sha256, label)
+    VALUES (:tenant_id, :user_id, :api_key_id, :secret_sha256, :label)
+""")
+
+LIST_SIGNING_KEYS = text("SELECT key_id, public_key, private_key_encrypted FROM signing_key ORDER BY create_time DESC")
+ADD_SIGNING_KEY = text("""
+    INSERT INTO signing_key (key_id, public_key, private_key_encrypted)
+    VALUES (:key_id, :public_key, :private_key_encrypted)
+""")
+LOCK_SIGNING_KEYS = text("SELECT pg_advisory_xact_lock(hashtext('carrel.signing_key'))")
+
+
+class Directory:
+    """The users and keys that one transaction sees: those of the owner it is bound to."""
+
+    def __init__(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> None:
+        self._connection = connection
+        self._owner = {"tenant_id": tenant_id, "user_id": user_id}
+
+    async def user(self) -> Principal | None:
+        """The owner, if known."""
+        row = (await self._connection.execute(GET_USER, self._owner)).one_or_none()
+        return Principal(*row) if row else None
+
+    async def add_user(self) -> None:
+        """Enters the owner with the standard role, unless somebody was faster."""
+        await self._connection.execute(ADD_USER, self._owner)
+
+    async def api_key(self, api_key_id: str) -> tuple[Principal, bytes] | None:
+        """The owner of a live key and the key's digest."""
+        row = (await self._connection.execute(GET_API_KEY, {**self._owner, "api_key_id": api_key_id})).one_or_none()
+        return (Principal(*row[:4]), row[4]) if row else None
+
+    async def add_api_key(self, api_key_id: str, digest: bytes, label: str) -> None:
+        """Stores a new key of the owner."""
+        values = {**self._owner, "api_key_id": api_key_id, "secret_sha256": digest, "label": label}
+        await self._connection.execute(ADD_API_KEY, values)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A signing key as it lies in the database."""
+
+    key_id: str
+    public_key: bytes
+    private_key_encrypted: bytes
+
+
+async def signing_keys(connection: AsyncConnection) -> list[StoredKey]:
+    """All signing keys, newest first. The lock makes two processes that start at once agree on one first key."""
+    await connection.execute(LOCK_SIGNING_KEYS)
+    return [StoredKey(*row) for row in await connection.execute(LIST_SIGNING_KEYS)]
+
+
+async def add_signing_key(connection: AsyncConnection, key: StoredKey) -> None:
+    """Stores a new signing key."""
+    values = {
+        "key_id": key.key_id,
+        "public_key": key.public_key,
+        "private_key_encrypted": key.private_key_encrypted,
+    }
+    await connection.execute(ADD_SIGNING_KEY, values)

@@ -1,0 +1,96 @@
+"""The context service's RPCs: proto in, proto out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carrel.api.context.v1 import context_service_pb2 as pb
+from carrel.api.context.v1 import context_service_pb2_grpc as rpc
+from carrel_chassis.errors import invalid
+from carrel_chassis.identity import MAX_LIFETIME_SECONDS, ResourceLimits
+from carrel_chassis.ids import check_id
+from carrel_chassis.rpc.call import caller, current_call
+from carrel_context.domain import Narrowing
+from carrel_context.operations import Operations
+
+_MAX_LABEL = 128
+
+
+class ContextServicer(rpc.ContextServiceServicer):
+    """See the proto for what each method promises."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    async def IssueContext(self, request: pb.IssueContextRequest, context: Any) -> pb.IssueContextResponse:
+        call_id = current_call().call_id
+        common = {
+            "request_id": check_id(request.request_id, "request_id"),
+            "connection_id": request.connection_id and check_id(request.connection_id, "connection_id"),
+        }
+        lifetime = _lifetime(request)
+        match request.WhichOneof("principal"):
+            case "user":
+                user = request.user
+                session_id = check_id(user.session_id, "user.session_id")
+                signed = await self._operations.issue_for_user(
+                    call_id, user.tenant_id, user.user_id, session_id=session_id, lifetime_seconds=lifetime, **common
+                )
+            case "api_key":
+                signed = await self._operations.issue_for_api_key(
+                    call_id, request.api_key, lifetime_seconds=lifetime, **common
+                )
+            case _:
+                raise invalid("principal", "Say for whom the context is: a user or an API key.")
+        return pb.IssueContextResponse(signed_context=signed)
+
+    async def ExchangeContext(self, request: pb.ExchangeContextRequest, context: Any) -> pb.ExchangeContextResponse:
+        wanted = Narrowing(
+            scopes=frozenset(request.scopes),
+            audiences=frozenset(request.audiences),
+            limits=_limits(request) if request.HasField("limits") else None,
+            expire_time=request.expire_time.ToMicroseconds() / 1e6 if request.HasField("expire_time") else 0.0,
+            thread_id=request.thread_id,
+        )
+        return pb.ExchangeContextResponse(signed_context=self._operations.exchange(caller(), wanted))
+
+    async def IssueRunContext(self, request: pb.IssueRunContextRequest, context: Any) -> pb.IssueRunContextResponse:
+        if request.attempt < 1:
+            raise invalid("attempt", "attempt is 0; the first attempt is 1.")
+        signed = await self._operations.issue_for_run(
+            current_call().call_id,
+            request.grant.SerializeToString(deterministic=True),
+            run_id=request.run_id,
+            thread_id=request.thread_id,
+            agent=request.agent,
+            attempt=request.attempt,
+        )
+        return pb.IssueRunContextResponse(signed_context=signed)
+
+    async def ListSigningKeys(self, request: pb.ListSigningKeysRequest, context: Any) -> pb.ListSigningKeysResponse:
+        keys = self._operations.public_keys()
+        return pb.ListSigningKeysResponse(
+            keys=[pb.SigningKey(key_id=key_id, public_key=public_key) for key_id, public_key in keys.items()]
+        )
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
+        if len(request.label) > _MAX_LABEL:
+            raise invalid("label", f"label has {len(request.label)} characters; it has at most {_MAX_LABEL}.")
+        call_id = current_call().call_id
+        key_id, text = await self._operations.create_api_key(call_id, request.tenant_id, request.user_id, request.label)
+        return pb.CreateApiKeyResponse(api_key_id=key_id, api_key=text)
+
+
+def _lifetime(request: pb.IssueContextRequest) -> float:
+    if not request.HasField("lifetime"):
+        return MAX_LIFETIME_SECONDS
+    seconds = request.lifetime.ToMicroseconds() / 1e6
+    if not 0 < seconds <= MAX_LIFETIME_SECONDS:
+        raise invalid(
+            "lifetime", f"lifetime is {seconds:g} s; it is more than 0 and at most {MAX_LIFETIME_SECONDS:g} s."
+        )
+    return seconds
+
+
+def _limits(request: pb.ExchangeContextRequest) -> ResourceLimits:
+    return ResourceLimits(**{name: getattr(request.limits, name) for name in ResourceLimits.__slots__})
