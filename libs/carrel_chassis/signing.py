@@ -183,6 +183,7 @@ def _parse_signed(raw: bytes) -> pb.SignedUserContext:
         signed = pb.SignedUserContext.FromString(raw)
     except DecodeError:
         raise _refuse("CONTEXT_MALFORMED", "user-context-bin holds no signed context.") from None
+    signed.DiscardUnknownFields()
     if signed.SerializeToString(deterministic=True) != raw:
         raise _refuse("CONTEXT_MALFORMED", "user-context-bin holds more than a signed context.")
     return signed

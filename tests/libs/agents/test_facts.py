@@ -1,0 +1,154 @@
+"""The facts of a report equal those that plain Python computes from the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import as_file
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from tests.libs.agents.conftest import Ask
+from tests.libs.agents.independent import facts_of
+
+from carrel_agents.examples import example_trace
+from carrel_agents.examples.generate import write as write_example
+
+Write = Callable[..., Path]
+
+HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
+
+
+def same_facts(report: dict[str, Any], path: Path) -> None:
+    """Asserts that a report states what plain Python finds in the file."""
+    expected = facts_of(path)
+    models, latency = expected.pop("models", None), expected.pop("latency", None)
+    assert {name: report["facts"][name] for name in expected} == expected
+    if models is not None:
+        stated = report["facts"]["by_model"]
+        assert {m["model"]: (m["requests"], m["input_tokens"], m["output_tokens"]) for m in stated} == models
+    if latency is not None:
+        assert {name: report["facts"]["latency"][name] for name in latency} == pytest.approx(latency)
+
+
+async def test_the_real_trace(ask: Ask, real_trace: Path) -> None:
+    report = await ask(real_trace)
+    facts = report["facts"]
+    assert (facts["requests"], facts["input_tokens"], facts["output_tokens"]) == (19_366, 22_361_870, 4_088_665)
+    assert facts["first_time"] == "2023-11-16T18:15:46.6805900"
+    same_facts(report, real_trace)
+
+
+async def test_the_first_thousand_rows(ask: Ask, real_lines: list[str], write: Write) -> None:
+    path = write(*real_lines[:1_001])
+    report = await ask(path)
+    assert report["facts"]["requests"] == 1_000
+    same_facts(report, path)
+
+
+async def test_the_order_of_the_rows_does_not_matter(
+    ask: Ask, real_trace: Path, real_lines: list[str], write: Write
+) -> None:
+    header, *rows = real_lines
+    Random(7).shuffle(rows)
+    shuffled = await ask(write(header, *rows))
+    assert shuffled == await ask(real_trace)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_broken_rows_are_counted_and_left_out(ask: Ask, real_lines: list[str], write: Write, seed: int) -> None:
+    random = Random(seed)
+    header, *rows = real_lines
+    broken = set(random.sample(range(len(rows)), len(rows) // 5))
+    path = write(header, *(breaking(row, random) if n in broken else row for n, row in enumerate(rows)))
+    report = await ask(path)
+    assert report["facts"]["broken_rows"] == len(broken)
+    assert "could not be read" in report["markdown"]
+    same_facts(report, path)
+
+
+def breaking(row: str, random: Random) -> str:
+    """The same row with one of its three values made unreadable, in one of the ways that traces have."""
+    cells = row.split(",")
+    wrong = {
+        0: ["", "yesterday", "2023-13-16 18:15:46", "2023-11-16", "18:15:46", "2023-11-16 18:61:00", "1700158546"],
+        1: ["", "NaN", "-5", "many", "12.5", "1e3", "٣"],
+        2: ["", "null", "-1", "0x10", "7 tokens", "99999999999999999999"],
+    }
+    which = random.randrange(3)
+    cells[which] = random.choice(wrong[which])
+    return ",".join(cells)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "timestamp,contexttokens,generatedtokens",
+        "TimeStamp,CONTEXTTOKENS,GENERATEDTOKENS",
+        " TIMESTAMP , ContextTokens,GeneratedTokens ",
+    ],
+)
+async def test_columns_are_found_in_any_case(ask: Ask, write: Write, header: str) -> None:
+    path = write(header, "2023-11-16 18:15:46.68,374,44", " 2023-11-16T18:17:01 , 12 ,3.0")
+    report = await ask(path)
+    assert (report["facts"]["requests"], report["facts"]["output_tokens"]) == (2, 47)
+    same_facts(report, path)
+
+
+async def test_columns_may_come_in_any_order_and_with_others(ask: Ask, write: Write) -> None:
+    report = await ask(write('GeneratedTokens,"a ""note""",TIMESTAMP,ContextTokens', "44,x,2023-11-16 18:15:46,374"))
+    assert (report["facts"]["input_tokens"], report["facts"]["output_tokens"]) == (374, 44)
+
+
+async def test_the_example_has_models_and_latency(ask: Ask) -> None:
+    with as_file(example_trace()) as path:
+        report = await ask(path)
+        same_facts(report, path)
+    assert report["triage"]["sufficiency"] == "full"
+
+
+def test_the_example_is_what_its_generator_writes(tmp_path: Path) -> None:
+    write_example(tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == example_trace().read_bytes()
+
+
+async def test_times_with_a_zone_are_compared_as_instants(ask: Ask, write: Write) -> None:
+    path = write(
+        HEADER, "2023-11-16T20:00:30+02:00,5,1", "2023-11-16T18:00:10Z,5,1", "2023-11-16T17:59:59.9999999Z,5,1"
+    )
+    report = await ask(path)
+    assert report["facts"]["time_zone"] == "as given"
+    assert report["facts"]["last_time"] == "2023-11-16T20:00:30+02:00"
+    assert report["facts"]["peak_minute"] == {"minute": "2023-11-16T18:00", "requests": 2}
+    same_facts(report, path)
+
+
+async def test_latency_that_cannot_be_read_is_left_out_of_latency_only(ask: Ask, write: Write) -> None:
+    path = write(f"{HEADER},LatencyMs", "2023-11-16 18:15:46,10,2,100.5", "2023-11-16 18:15:47,10,2,slow")
+    report = await ask(path, question="How slow?")
+    assert report["facts"]["requests"] == 2
+    assert (report["facts"]["latency"]["rows"], report["facts"]["latency"]["unreadable_rows"]) == (1, 1)
+    same_facts(report, path)
+
+
+async def test_one_row_is_a_trace(ask: Ask, write: Write) -> None:
+    path = write(HEADER, "2023-11-16 18:15:46,0,0")
+    report = await ask(path)
+    same_facts(report, path)
+    assert report["cost"]["amount"] == 0
+    assert report["recommendations"] == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 19, 20, 21, 60, 100, 101])
+async def test_percentiles_are_by_nearest_rank(ask: Ask, write: Write, count: int) -> None:
+    path = write(HEADER, *(f"2023-11-16 18:15:46,{n},{n * n}" for n in range(count)))
+    same_facts(await ask(path), path)
+
+
+async def test_times_are_told_apart_by_a_tenth_of_a_microsecond(ask: Ask, write: Write) -> None:
+    times = ["2023-11-16 18:15:59.9999997", "2023-11-16 18:15:59.9999999", "2023-11-16 18:15:59.9999991"]
+    path = write(HEADER, *(f"{time},1,1" for time in times))
+    report = await ask(path)
+    assert report["facts"]["peak_minute"] == {"minute": "2023-11-16T18:15", "requests": 3}
+    same_facts(report, path)

@@ -1,0 +1,108 @@
+"""A run context within the process, for tests of agents: SQL runs in a real DuckDB over given files, all else is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+
+from carrel.agent import JSON, AgentError, RunContext, ToolError
+from carrel_agents import AGENTS
+
+ROW_CAP = 10_000
+
+
+class Corpora:
+    """The tool sql_query over CSV files, one view for each, with all columns as text."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._connection = duckdb.connect()
+        for name, path in files.items():
+            view, source = name.replace('"', '""'), str(path).replace("'", "''")
+            self._connection.execute(
+                f"CREATE VIEW \"{view}\" AS SELECT * FROM read_csv('{source}', header=true, all_varchar=true, "
+                "delim=',', null_padding=true)"
+            )
+
+    def query(self, sql: str) -> JSON:
+        try:
+            cursor = self._connection.execute(sql)
+        except duckdb.CatalogException as error:
+            raise ToolError("CORPUS_NOT_FOUND", str(error)) from error
+        rows = cursor.fetchmany(ROW_CAP + 1)
+        columns = [column[0] for column in cursor.description or []]
+        shown = [[_json(value) for value in row] for row in rows[:ROW_CAP]]
+        return {"columns": columns, "rows": shown, "truncated": len(rows) > ROW_CAP}
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _json(value: object) -> JSON:
+    match value:
+        case Decimal():
+            return float(value)
+        case date() | datetime():
+            return value.isoformat()
+        case _:
+            return value
+
+
+@dataclass
+class Record:
+    """What the agents of one run did, in order: (agent, kind, what)."""
+
+    steps: list[tuple[str, str, JSON]] = field(default_factory=list)
+
+    def of_kind(self, kind: str) -> list[tuple[str, JSON]]:
+        return [(agent, what) for agent, each, what in self.steps if each == kind]
+
+
+class LocalRun(RunContext):
+    """Runs agents of AGENTS here and now; every value passes through JSON, as it does between processes."""
+
+    def __init__(
+        self, agent: str, corpora: Corpora, settings: Mapping[str, JSON] | None = None, record: Record | None = None
+    ) -> None:
+        self.run_id, self.thread_id, self.agent = "run-7", "thread-7", agent
+        self.settings = settings or {}
+        self.record = record or Record()
+        self._corpora = corpora
+
+    async def start(self, input: Mapping[str, JSON]) -> JSON:
+        """Runs the agent that holds this context."""
+        agent = next((agent for agent in AGENTS if agent.name == self.agent), None)
+        if agent is None:
+            raise AgentError("AGENT_NOT_FOUND", f"There is no agent {self.agent}.")
+        self.record.steps.append((self.agent, "input", dict(input)))
+        return _through_json(await agent().run(self, _through_json(dict(input))))
+
+    async def call_tool(self, tool: str, **arguments: JSON) -> JSON:
+        self.record.steps.append((self.agent, "tool", {"tool": tool, **arguments}))
+        match tool:
+            case "sql_query":
+                return _through_json(self._corpora.query(arguments["sql"]))
+            case "echo":
+                return {"text": arguments["text"]}
+        raise ToolError("TOOL_NOT_FOUND", f"There is no tool {tool}.")
+
+    async def run_agent(self, agent: str, input: Mapping[str, JSON]) -> JSON:
+        return await LocalRun(agent, self._corpora, self.settings, self.record).start(input)
+
+    async def thinking(self, text: str) -> None:
+        self.record.steps.append((self.agent, "thinking", text))
+
+    async def progress(self, message: str, done: int = 0, total: int = 0) -> None:
+        self.record.steps.append((self.agent, "progress", message))
+
+    async def custom(self, name: str, data: Mapping[str, JSON]) -> None:
+        self.record.steps.append((self.agent, "custom", {"name": name, **data}))
+
+
+def _through_json(value: JSON) -> JSON:
+    return json.loads(json.dumps(value, allow_nan=False))
