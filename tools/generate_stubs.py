@@ -37,7 +37,12 @@ def generate(target: Path) -> None:
     if code != 0:
         sys.exit(f"protoc failed with exit code {code}")
     for stub in target.rglob("*_pb2_grpc.py*"):
-        if not (PROTOS / stub.relative_to(target)).with_name(stub.name.split("_pb2")[0] + ".proto").read_text().count("\nservice "):
+        if (
+            not (PROTOS / stub.relative_to(target))
+            .with_name(stub.name.split("_pb2")[0] + ".proto")
+            .read_text()
+            .count("\nservice ")
+        ):
             stub.unlink()  # protoc writes an empty file for a proto without a service
     for folder in [target / "carrel" / "api", *(target / "carrel" / "api").rglob("*")]:
         if folder.is_dir():

@@ -120,7 +120,7 @@ class System:
 
     def database_url(self, role: str, *, driver: str = "postgresql+asyncpg") -> str:
         """The address of the database as one of the roles, for tests that look below the services."""
-        password = json.loads((self.data_dir / "secrets.json").read_text())["roles"][role]
+        password = json.loads((self.data_dir / "secrets.json").read_text())[role]
         return f"{driver}://{role}:{password}@{self.addresses['postgres']}/carrel"
 
     async def close(self) -> None:
