@@ -45,10 +45,15 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 @contextmanager
 def launcher(
-    folder: Path, *prefix: str, python: str = sys.executable, environment: dict[str, str] | None = None
+    folder: Path,
+    *prefix: str,
+    python: str = sys.executable,
+    environment: dict[str, str] | None = None,
+    port_base: int = 0,
+    services: tuple[str, ...] = (),
 ) -> Iterator[subprocess.Popen[str]]:
-    """A launcher of the engines in a process of its own; entered when it says that they are up."""
-    command = [*prefix, python, str(PROGRAM), str(folder)]
+    """A launcher in a process of its own, with fakes for the services; entered when it says that all is up."""
+    command = [*prefix, python, str(PROGRAM), str(folder), str(port_base), *services]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment, cwd="/"
     )

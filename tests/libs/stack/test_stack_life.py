@@ -17,6 +17,7 @@ import pytest
 from stack_support import ROOT, eventually, launcher, mode, processes_of
 
 from carrel_chassis.stack import Service, Stack, StackError, StackSettings, read_stack, stop_stack
+from carrel_chassis.stack.ports import free_ports
 
 FAKES = tuple(Service(name, "tests.libs.stack.fake_service", name) for name in ("context", "gateway"))
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
@@ -42,9 +43,8 @@ async def test_stopping_leaves_no_process_and_no_record(folder: Path) -> None:
 
 
 async def test_a_launcher_killed_at_once_takes_everything_along_and_the_next_one_starts(folder: Path) -> None:
-    with launcher(folder) as process:
-        postgres_and_nats = processes_of(folder)
-        assert len(postgres_and_nats) > 3, "the server, its own processes and NATS"
+    with launcher(folder, services=("context", "gateway")) as process:
+        assert len(processes_of(folder)) > 6, "the server, its own processes, NATS and the services"
         process.kill()
         process.wait()
         await eventually(lambda: processes_of(folder) == [], seconds=5)
@@ -55,10 +55,11 @@ async def test_a_launcher_killed_at_once_takes_everything_along_and_the_next_one
 
 
 async def test_the_next_launcher_waits_for_what_a_killed_one_left(folder: Path) -> None:
-    with launcher(folder) as process:
+    base = free_ports(1)[0]
+    with launcher(folder, port_base=base) as process:
         process.kill()
         process.wait()
-    async with Stack(engines_only(folder)) as stack:
+    async with Stack(engines_only(folder, port_base=base)) as stack:
         assert set(stack.pids()) == {"postgres", "nats"}
 
 
@@ -69,6 +70,26 @@ async def test_a_launcher_that_is_asked_to_stop_stops_in_order(folder: Path, num
         assert await asyncio.to_thread(process.wait, 20) == 0
         assert processes_of(folder) == []
         assert not (folder / "stack.json").exists()
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_running(folder: Path) -> None:
+    start = asyncio.create_task(Stack(engines_only(folder)).start())
+    await eventually(lambda: processes_of(folder) != [])
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert processes_of(folder) == []
+
+
+async def test_a_stop_that_is_cancelled_stops_all_the_same(folder: Path) -> None:
+    stack = Stack(engines_only(folder))
+    await stack.start()
+    stop = asyncio.create_task(stack.stop())
+    await asyncio.sleep(0)
+    stop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stop
+    assert processes_of(folder) == []
 
 
 async def test_down_stops_the_launcher_of_the_folder(folder: Path) -> None:
@@ -118,7 +139,7 @@ async def until_both_answer(stack: Stack) -> None:
         while True:
             try:
                 assert await run_as_owner(stack, "SELECT 1") == 1
-                connection = await nats.connect(stack.nats_url, allow_reconnect=False)
+                connection = await nats.connect(stack.nats_url, max_reconnect_attempts=1, reconnect_time_wait=0.05)
             except (OSError, asyncpg.PostgresError, nats.errors.Error):
                 await asyncio.sleep(0.05)
                 continue
@@ -172,22 +193,23 @@ async def test_children_see_only_the_environment_that_is_theirs(folder: Path, mo
 
 
 @as_root
-async def test_an_ordinary_user_runs_the_engines(folder: Path) -> None:
+@pytest.mark.parametrize("uid", [1, 4711], ids=["named", "nameless"])
+async def test_an_ordinary_user_runs_the_engines(folder: Path, uid: int) -> None:
     python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin")
     if python is None:
         pytest.skip("no other Python of this version that an ordinary user can reach")
-    os.chown(folder, 4711, 4711)
+    os.chown(folder, uid, uid)
     packages = next(Path(entry) for entry in sys.path if entry.endswith("site-packages"))
     environment = {
         "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
         "PYTHONPATH": f"{packages}:{ROOT / 'libs'}",
         "HOME": "/nonexistent",
     }
-    drop = ("setpriv", "--reuid", "4711", "--regid", "4711", "--clear-groups")
+    drop = ("setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups")
     with launcher(folder, *drop, python=python, environment=environment) as process:
         running = processes_of(folder)
         assert len(running) > 3
-        assert {one.uids().real for one in running} == {4711}
+        assert {one.uids().real for one in running} == {uid}
         process.kill()
         process.wait()
         await eventually(lambda: processes_of(folder) == [], seconds=5)

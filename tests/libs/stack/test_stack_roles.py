@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from carrel_chassis.stack import SERVICES, Stack, StackError, StackSettings
 from carrel_chassis.stack.data_folder import DataFolder
+from carrel_chassis.stack.ports import free_ports
 from carrel_chassis.stack.postgres import EmbeddedPostgres
 from carrel_chassis.stack.roles import LOGIN_ROLES, MIGRATOR, SCHEMA_ROLES, SERVICE_ROLES, bootstrap
 
@@ -132,7 +133,9 @@ async def test_nats_refuses_strangers_and_carries_large_messages(engines: Stack)
     async def quiet(_: Exception) -> None: ...
 
     with pytest.raises(nats.errors.Error):
-        await nats.connect(f"nats://{engines.addresses['nats']}", allow_reconnect=False, error_cb=quiet)
+        await nats.connect(
+            f"nats://{engines.addresses['nats']}", max_reconnect_attempts=1, reconnect_time_wait=0.05, error_cb=quiet
+        )
     connection = await nats.connect(engines.nats_url)
     assert connection.max_payload == 8 * 1024 * 1024
     await connection.close()
@@ -170,12 +173,16 @@ async def test_each_service_is_told_what_it_needs_and_no_other_secret(engines: S
             name for name, password in passwords.items() if any(password in value for value in environment.values())
         }
         assert told == {"nats", *service.database_roles.values()}
-        assert all(Path(environment[name]).exists() for name in environment if name.endswith("_FILE"))
+        assert missing_files(environment) == []
+
+
+def missing_files(environment: Mapping[str, str]) -> list[str]:
+    return [name for name, value in environment.items() if name.endswith("_FILE") and not Path(value).is_file()]
 
 
 async def test_an_external_server_is_prepared_by_a_role_that_is_no_superuser(folder: Path) -> None:
     folder_of_server = DataFolder.open(folder / "server")
-    foreign = EmbeddedPostgres(folder_of_server, free_port(), "secret", fast=True)
+    foreign = EmbeddedPostgres(folder_of_server, free_ports(1)[0], "secret", fast=True)
     await foreign.start()
     try:
         await check_external(foreign, folder)
@@ -199,9 +206,3 @@ async def check_external(foreign: EmbeddedPostgres, folder: Path) -> None:
         await admin.execute("GRANT pg_read_all_data TO carrel_tools")
     with pytest.raises(StackError, match="REVOKE pg_read_all_data FROM carrel_tools"):
         await bootstrap(foreign.server, dict.fromkeys(LOGIN_ROLES, "secret"), ours=False)
-
-
-def free_port() -> int:
-    from carrel_chassis.stack.ports import free_ports
-
-    return free_ports(1)[0]
