@@ -44,6 +44,10 @@ class Bus:
         async def on_change() -> None:
             log.info("bus.connected" if self._client.is_connected else "bus.disconnected")
 
+        async def on_return() -> None:
+            await on_change()
+            await self._subscribe_wanted()  # NATS knows the old ones again by itself, not those asked for meanwhile
+
         while True:
             try:
                 await self._client.connect(
@@ -55,13 +59,16 @@ class Bus:
                     # Live copies that could not be sent are not worth keeping: their readers heal from the log.
                     pending_size=0,
                     error_cb=on_error,
-                    reconnected_cb=on_change,
+                    reconnected_cb=on_return,
                     disconnected_cb=on_change,
                 )
                 break
             except (TimeoutError, OSError, NatsError):
                 self._client = Client()
                 await asyncio.sleep(0.2)
+        await self._subscribe_wanted()
+
+    async def _subscribe_wanted(self) -> None:
         for number in list(self._wanted):
             await self._subscribe_now(number)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from carrel_chassis.stack.errors import StackError
 from carrel_chassis.stack.layout import SERVICES, Service
 from carrel_chassis.stack.peek import read_stack, stop_stack
+from carrel_chassis.stack.signals import ended_by_signals, until_ended
 from carrel_chassis.stack.stack import Stack, StackSettings
 
 DEFAULT_PORT_BASE = 7400
@@ -16,6 +17,8 @@ __all__ = [
     "Stack",
     "StackError",
     "StackSettings",
+    "ended_by_signals",
     "read_stack",
     "stop_stack",
+    "until_ended",
 ]

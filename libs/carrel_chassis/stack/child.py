@@ -6,7 +6,7 @@ held. It costs about 20 ms a start.
 
     child.py LAUNCHER_PID DEATH_SIGNAL IDENTITY FOLDER COMMAND...
 
-IDENTITY is `self`, `namespace` or `UID:GID`. FOLDER is made the working directory.
+IDENTITY is `self`, `namespace:UID` (the number it has inside) or `UID:GID`. FOLDER is made the working directory.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ import sys
 
 _CLONE_NEWUSER = 0x10000000
 _PR_SET_PDEATHSIG = 1
-NAMESPACE_ID = 1000
 _REFUSED = 126
 
 
-def _enter_user_namespace(libc: ctypes.CDLL) -> None:
-    """Root becomes user 1000 of a namespace of its own: its files stay root's, and PostgreSQL sees no root."""
+def _enter_user_namespace(libc: ctypes.CDLL, inside: str) -> None:
+    """Root becomes another user in a namespace of its own: its files stay root's, and PostgreSQL sees no root."""
     uid, gid = os.geteuid(), os.getegid()
     if libc.unshare(_CLONE_NEWUSER) != 0:
         raise OSError(ctypes.get_errno(), "user namespaces are not allowed here")
     for name, text in (
         ("setgroups", "deny"),
-        ("uid_map", f"{NAMESPACE_ID} {uid} 1"),
-        ("gid_map", f"{NAMESPACE_ID} {gid} 1"),
+        ("uid_map", f"{inside} {uid} 1"),
+        ("gid_map", f"{inside} {gid} 1"),
     ):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
 
 
 def _become(libc: ctypes.CDLL, identity: str) -> None:
-    if identity == "namespace":
-        _enter_user_namespace(libc)
-    elif identity != "self":
-        uid, gid = (int(part) for part in identity.split(":"))
+    kind, _, number = identity.partition(":")
+    if kind == "namespace":
+        _enter_user_namespace(libc, number)
+    elif kind != "self":
+        uid, gid = int(kind), int(number)
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

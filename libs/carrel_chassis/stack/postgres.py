@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -62,17 +63,16 @@ def find_binaries() -> Path:
     )
 
 
-def _candidates() -> list[Path]:
-    found = []
+def _candidates() -> Iterator[Path]:
     # Not imported: its import looks for servers and makes folders.
     wheel = importlib.util.find_spec(_WHEEL)
     if wheel is not None and wheel.origin is not None:
-        found.append(Path(wheel.origin).parent / f"pginstall{_WHEEL_MAJOR}" / "bin")
+        yield Path(wheel.origin).parent / f"pginstall{_WHEEL_MAJOR}" / "bin"
     if pg_config := shutil.which("pg_config"):
         answer = subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=False)
-        found.append(Path(answer.stdout.strip() or "/nonexistent"))
-    debian = Path("/usr/lib/postgresql").glob("*/bin")
-    return found + sorted(debian, key=lambda path: float(path.parent.name), reverse=True)
+        yield Path(answer.stdout.strip() or "/nonexistent")
+    debian = Path("/usr/lib/postgresql").glob("[0-9]*/bin")
+    yield from sorted(debian, key=lambda path: float(path.parent.name), reverse=True)
 
 
 class EmbeddedPostgres:

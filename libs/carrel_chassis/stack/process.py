@@ -41,7 +41,7 @@ class Command:
     log: Path
     folder: Path
     identity: str = "self"
-    """`self`, `namespace` or `UID:GID`: see `child`."""
+    """`self`, `namespace:UID` or `UID:GID`: see `child`."""
     stop_signal: signal.Signals = signal.SIGTERM
     """Sent to stop it, and by the kernel when the launcher dies."""
     grace_seconds: float = 8.0
@@ -83,7 +83,7 @@ class ChildProcess:
     async def start(self) -> None:
         """Starts it, and from now on starts it again whenever it dies."""
         await self._spawn()
-        self._supervisor = asyncio.create_task(self._keep_up(), name=f"supervise-{self.name}")
+        self.supervise()
 
     async def start_once(self) -> None:
         """Starts it unsupervised, so that a first start that fails is seen as such; `supervise` comes after."""

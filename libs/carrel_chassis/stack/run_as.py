@@ -1,4 +1,4 @@
-"""As whom PostgreSQL runs: it refuses root, so root maps itself to another user, or becomes one."""
+"""As whom PostgreSQL runs: it refuses root and users without a name, so these map themselves to another, or become one."""
 
 from __future__ import annotations
 
@@ -72,21 +72,31 @@ async def run(command: Command) -> Answer:
 
 async def choose_identity(probe: Command, data_dir: Path, *, user_namespaces: bool) -> tuple[RunAs, Answer]:
     """The identity under which the probe (PostgreSQL asked for its version, in its folder) succeeds, and its answer."""
-    if os.geteuid() != 0:
-        me = RunAs("self", os.geteuid(), os.getegid(), "this user")
-        return me, await _must_run(probe, me)
-    if user_namespaces:
-        mapped = RunAs("namespace", 0, 0, "root in a user namespace")
+    me = RunAs("self", os.geteuid(), os.getegid(), "this user")
+    if user_namespaces and not _has_name(me.uid):
+        mapped = RunAs(f"namespace:{_some_name()}", me.uid, me.gid, "this user")
         mapped.own(probe.folder)
         answer = await run(_under(probe, mapped))
         if answer.return_code == 0:
             return mapped, answer
+    if me.uid != 0:
+        return me, await _must_run(probe, me)
     other = _ordinary_user()
     other.own(probe.folder)
     # The way through, and nothing more: all else in the folder is private to root by itself.
     os.chown(data_dir, 0, other.gid)
     os.chmod(data_dir, 0o710)
     return other, await _must_run(probe, other)
+
+
+def _has_name(uid: int) -> bool:
+    """Whether initdb takes the user: not root, and not a number that the machine has no name for, as in some containers."""
+    return uid != 0 and any(user.pw_uid == uid for user in pwd.getpwall())
+
+
+def _some_name() -> int:
+    """A number that has a name: initdb asks for it, and nothing else depends on it."""
+    return next((user.pw_uid for user in pwd.getpwall() if user.pw_uid != 0), 65_534)
 
 
 def _ordinary_user() -> RunAs:

@@ -7,11 +7,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import structlog
 
@@ -26,6 +25,7 @@ from carrel_chassis.stack.peek import Record, read_record, remove_record, write_
 from carrel_chassis.stack.postgres import EmbeddedPostgres
 from carrel_chassis.stack.postgres_url import PostgresServer
 from carrel_chassis.stack.process import ChildProcess, Command, OnExit
+from carrel_chassis.stack.signals import to_the_end, together
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +95,10 @@ class Stack:
             raise
 
     async def stop(self) -> None:
-        """Services first, then NATS, then PostgreSQL, so that each finds what it needs to end well."""
+        """Services first, then NATS, then PostgreSQL, so that each finds what it needs to end well; done to the end even when cancelled."""
+        await to_the_end(self._stop())
+
+    async def _stop(self) -> None:
         await asyncio.gather(*(child.stop() for child in self._children.values()))
         if self._nats is not None:
             await self._nats.stop()
@@ -111,24 +114,12 @@ class Stack:
         late = dict(self._children)
         try:
             async with asyncio.timeout(timeout):
-                await _together(*(self._until_serving(child, late) for child in self._children.values()))
+                await together(*(self._until_serving(child, late) for child in self._children.values()))
         except TimeoutError:
             words = ", ".join(f"{name} ({child.last_words()})" for name, child in late.items())
             raise StackError(
                 f"Not serving after {timeout:.0f} s: {words}; read the logs in {self.settings.data_dir}/logs."
             ) from None
-
-    async def until_signal(self) -> None:
-        """Returns at SIGINT (Ctrl-C), SIGTERM or SIGHUP; for the command that runs the system in the foreground."""
-        loop, asked = asyncio.get_running_loop(), asyncio.Event()
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        for number in numbers:
-            loop.add_signal_handler(number, asked.set)
-        try:
-            await asked.wait()
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
 
     @property
     def addresses(self) -> Mapping[str, str]:
@@ -182,9 +173,9 @@ class Stack:
         self._passwords = folder.passwords((*roles.LOGIN_ROLES, "postgres", "nats"))
         self._settle(folder)
         write_record(folder.path, Record(os.getpid(), self.addresses, started=False))
-        await _together(self._start_postgres(), self._start_nats())
+        await together(self._start_postgres(), self._start_nats())
         await self._migrate()
-        await _together(*(self._start_service(folder, service) for service in self._started))
+        await together(*(self._start_service(folder, service) for service in self._started))
         write_record(folder.path, Record(os.getpid(), self.addresses, started=True))
 
     async def _wait_for_previous(self, folder: DataFolder) -> None:
@@ -274,14 +265,3 @@ class Stack:
         if self.on_exit is not None:
             with contextlib.suppress(Exception):
                 self.on_exit(name, return_code)
-
-
-async def _together(*parts: Coroutine[Any, Any, None]) -> None:
-    """All at once; when one fails the others are ended before its error goes on, so that none starts something later."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
