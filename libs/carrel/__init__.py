@@ -1,0 +1,22 @@
+"""Carrel: run agents, follow them, write them. What is named here is loaded when it is first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from carrel.client import Client
+    from carrel.errors import CarrelClientError
+
+__all__ = ["CarrelClientError", "Client"]
+
+_HOMES = {"Client": "carrel.client", "CarrelClientError": "carrel.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads gRPC only for those who call: agents and tools import this package without it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -10,56 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import grpc
 
+from carrel._calls import Caller, followed, open_channel
 from carrel.api.events.v1.event_pb2 import Cursor, Event, EventFilter
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.gateway.v1 import gateway_service_pb2_grpc as rpc
 from carrel.api.runs.v1.run_pb2 import Agent, Run, RunState
 from carrel.api.tools.v1.tool_pb2 import Corpus, Tool, ToolCall
-from carrel.errors import CarrelClientError, DeadlineExceeded, LimitExceeded, Unavailable, client_error
+from carrel.errors import CarrelClientError, client_error
+from carrel.uploads import send_all
 
-__all__ = ["Agent", "Client", "Corpus", "Cursor", "Event", "Run", "RunState", "Tool", "ToolCall"]
+__all__ = ["Agent", "CarrelClientError", "Client", "Corpus", "Cursor", "Event", "Run", "RunState", "Tool", "ToolCall"]
 
 JSON: TypeAlias = Any
-T = TypeVar("T")
 
 CHUNK_BYTES = 256 * 1024
 UPLOAD_SECONDS = 600.0
 STREAM_SECONDS = 3660.0
 """Longer than the server's own greatest age of a stream, so that the server ends it first, with a reason."""
-
-_ATTEMPTS = 4
-_FIRST_DELAY_SECONDS = 0.1
-_MAX_DELAY_SECONDS = 2.0
-
-_OPTIONS = [
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
-    ("grpc.max_send_message_length", 4 * 1024 * 1024),
-    # A gateway that is replaced is back within a second; the defaults would wait for up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A line that died without a word is found out within a minute.
-    ("grpc.keepalive_time_ms", 30_000),
-]
-
-
-class _Batch(Protocol):
-    """A message of a stream of events."""
-
-    @property
-    def events(self) -> Sequence[Event]: ...
-    @property
-    def position(self) -> Cursor: ...
 
 
 class Client:
@@ -67,7 +42,8 @@ class Client:
 
     `token` is an API key or a JWT. Without `credentials` the line is not encrypted: for this machine only.
     Every call fails with CarrelClientError or one of its subclasses (see carrel.errors); reads and starts are tried again
-    for a moment while the gateway is away.
+    for a moment while the gateway is away. Lists and streams are generators: whoever leaves one early should close it,
+    `async with aclosing(client.subscribe()) as events: ...`.
     """
 
     def __init__(
@@ -78,13 +54,9 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         call_seconds: float = 30.0,
     ) -> None:
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+        self._channel = open_channel(address, credentials)
         self._stub: rpc.GatewayServiceAsyncStub = rpc.GatewayServiceStub(self._channel)
-        self._metadata = (("authorization", f"Bearer {token}"),)
-        self._call_seconds = call_seconds
+        self._caller = Caller(token, call_seconds)
 
     async def __aenter__(self) -> Client:
         return self
@@ -103,58 +75,53 @@ class Client:
     ) -> Run:
         """Accepts a run; when this returns, it is durable. The same `request_id` again returns the same run; None makes a new one."""
         request = pb.StartRunRequest(
-            request_id=request_id or str(uuid.uuid4()),
+            request_id=str(uuid.uuid4()) if request_id is None else request_id,
             agent=agent,
             input_json=json.dumps(input, ensure_ascii=False, separators=(",", ":")),
             thread_id=thread_id,
         )
-        return (await self._read(self._stub.StartRun, request)).run
+        return (await self._caller.repeat(self._stub.StartRun, request)).run
 
     async def get_run(self, run_id: str) -> Run:
-        """A run with its input and result."""
-        return (await self._read(self._stub.GetRun, pb.GetRunRequest(run_id=run_id))).run
+        """A run with its input and result; NotFound when it is absent or another user's."""
+        return (await self._caller.repeat(self._stub.GetRun, pb.GetRunRequest(run_id=run_id))).run
 
     async def list_runs(
-        self, *, states: Sequence[RunState] = (), thread_id: str = "", page_size: int = 0
-    ) -> AsyncIterator[Run]:
+        self, *, states: Sequence[RunState.ValueType] = (), thread_id: str = "", page_size: int = 0
+    ) -> AsyncGenerator[Run, None]:
         """The user's runs, newest first, without their results; pages are fetched as they are needed."""
         request = pb.ListRunsRequest(states=states, thread_id=thread_id, page_size=page_size)
-        while True:
-            page = await self._read(self._stub.ListRuns, request)
+        async for page in self._caller.pages(self._stub.ListRuns, request):
             for run in page.runs:
                 yield run
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
 
     async def cancel_run(self, run_id: str, reason: str = "") -> Run:
         """Asks a run to stop and returns it as it is now; `watch_run` or `get_run` tells when it has."""
-        return (await self._once(self._stub.CancelRun, pb.CancelRunRequest(run_id=run_id, reason=reason))).run
+        return (await self._caller.once(self._stub.CancelRun, pb.CancelRunRequest(run_id=run_id, reason=reason))).run
 
-    def watch_run(self, run_id: str, after: Cursor | None = None) -> AsyncIterator[Event]:
+    def watch_run(self, run_id: str, after: Cursor | None = None) -> AsyncGenerator[Event, None]:
         """The events of one run from its beginning, or after a cursor, until its final event. Goes on by itself when the line breaks."""
 
         def opened(position: Cursor | None) -> grpc.aio.UnaryStreamCall[Any, pb.WatchRunResponse]:
             request = pb.WatchRunRequest(run_id=run_id, after=position)
-            return self._stub.WatchRun(request, metadata=self._metadata, timeout=STREAM_SECONDS)
+            return self._stub.WatchRun(request, metadata=self._caller.metadata, timeout=STREAM_SECONDS)
 
-        return self._followed(opened, after, ends=True)
+        return followed(opened, after, ends=True)
 
     def subscribe(
         self, after: Cursor | None = None, *, run_id: str = "", thread_id: str = "", types: Sequence[str] = ()
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """The user's events after a cursor, then live, without end: each once, in order, none missing.
 
         Goes on by itself when the line breaks. Fails with HistoryTruncated when the cursor is older than what is kept.
-        Whoever leaves early should close it: `async with aclosing(client.subscribe()) as events`.
         """
         wanted = EventFilter(run_id=run_id, thread_id=thread_id, types=types)
 
         def opened(position: Cursor | None) -> grpc.aio.UnaryStreamCall[Any, pb.SubscribeResponse]:
             request = pb.SubscribeRequest(after=position, filter=wanted)
-            return self._stub.Subscribe(request, metadata=self._metadata, timeout=STREAM_SECONDS)
+            return self._stub.Subscribe(request, metadata=self._caller.metadata, timeout=STREAM_SECONDS)
 
-        return self._followed(opened, after, ends=False)
+        return followed(opened, after, ends=False)
 
     async def list_events(
         self,
@@ -168,135 +135,57 @@ class Client:
         """One page of events after a cursor, oldest first; go on after its `position` while it says `more`."""
         wanted = EventFilter(run_id=run_id, thread_id=thread_id, types=types)
         request = pb.ListEventsRequest(after=after, filter=wanted, page_size=page_size)
-        return await self._read(self._stub.ListEvents, request)
+        return await self._caller.repeat(self._stub.ListEvents, request)
 
     async def list_agents(self) -> list[Agent]:
         """The agents that can be started, by name."""
-        return list((await self._read(self._stub.ListAgents, pb.ListAgentsRequest())).agents)
+        return list((await self._caller.repeat(self._stub.ListAgents, pb.ListAgentsRequest())).agents)
 
     async def list_tools(self) -> list[Tool]:
         """The tools that the user's agents may use now, by name."""
-        return list((await self._read(self._stub.ListTools, pb.ListToolsRequest())).tools)
+        return list((await self._caller.repeat(self._stub.ListTools, pb.ListToolsRequest())).tools)
 
-    async def list_tool_calls(self, run_id: str = "", *, page_size: int = 0) -> AsyncIterator[ToolCall]:
+    async def list_tool_calls(self, run_id: str = "", *, page_size: int = 0) -> AsyncGenerator[ToolCall, None]:
         """The user's tool calls, newest first, of one run or of all; pages are fetched as they are needed."""
         request = pb.ListToolCallsRequest(run_id=run_id, page_size=page_size)
-        while True:
-            page = await self._read(self._stub.ListToolCalls, request)
+        async for page in self._caller.pages(self._stub.ListToolCalls, request):
             for tool_call in page.tool_calls:
                 yield tool_call
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
 
     async def upload_corpus(self, name: str, source: Path | str | bytes, media_type: str = "text/csv") -> Corpus:
-        """Stores a file, given by its path or as bytes, under a name; other content under the same name is replaced."""
+        """Stores a file, given by its path or as bytes, under a name; other content under the same name is replaced.
+
+        Raises OSError when the file cannot be read.
+        """
         chunks = _chunks_of_bytes(source) if isinstance(source, bytes) else _chunks_of_file(Path(source))
         first = await asyncio.to_thread(next, chunks, b"")  # a file that cannot be read fails before the call begins
-        call = self._stub.UploadCorpus(metadata=self._metadata, timeout=UPLOAD_SECONDS)
+        call = self._stub.UploadCorpus(metadata=self._caller.metadata, timeout=UPLOAD_SECONDS)
         try:
-            await _send_upload(call, pb.UploadHeader(name=name, media_type=media_type), first, chunks)
+            await send_all(call, _parts(pb.UploadHeader(name=name, media_type=media_type), first, chunks))
             return (await call).corpus
         except grpc.aio.AioRpcError as error:
             raise client_error(error) from None
         finally:
             call.cancel()
 
-    async def list_corpora(self, *, page_size: int = 0) -> AsyncIterator[Corpus]:
+    async def list_corpora(self, *, page_size: int = 0) -> AsyncGenerator[Corpus, None]:
         """The user's corpora by name; pages are fetched as they are needed."""
         request = pb.ListCorporaRequest(page_size=page_size)
-        while True:
-            page = await self._read(self._stub.ListCorpora, request)
+        async for page in self._caller.pages(self._stub.ListCorpora, request):
             for corpus in page.corpora:
                 yield corpus
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
 
     async def delete_corpus(self, name: str) -> None:
-        """Deletes a corpus and its bytes."""
-        await self._once(self._stub.DeleteCorpus, pb.DeleteCorpusRequest(name=name))
-
-    async def _once(self, method: Callable[..., Awaitable[T]], request: object, seconds: float | None = None) -> T:
-        """One call that is not repeated: whether a lost one was done is not known."""
-        timeout = self._call_seconds if seconds is None else seconds
-        try:
-            return await method(request, metadata=self._metadata, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise client_error(error) from None
-
-    async def _read(self, method: Callable[..., Awaitable[T]], request: object) -> T:
-        """A call that is safe to repeat: a few attempts while the gateway is away, all within the time of one call."""
-        clock = asyncio.get_running_loop().time
-        end = clock() + self._call_seconds
-        delays = _delays()
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return await self._once(method, request, end - clock())
-            except Unavailable:
-                await asyncio.sleep(min(next(delays), max(0.0, end - clock())))
-        return await self._once(method, request, max(0.0, end - clock()))
-
-    async def _followed(
-        self, opened: Callable[[Cursor | None], Any], position: Cursor | None, *, ends: bool
-    ) -> AsyncIterator[Event]:
-        """The events of a stream that is opened again after the last position whenever it breaks."""
-        delays = _delays()
-        while True:
-            try:
-                async with aclosing(_batches(opened(position))) as batches:
-                    async for batch in batches:
-                        delays = _delays()  # the line works: the next break begins with a short wait again
-                        for event in batch.events:
-                            position = event.cursor
-                            yield event
-                            if ends and event.final:
-                                return
-                        if batch.HasField("position"):
-                            position = batch.position
-                if ends:
-                    return
-            except CarrelClientError as error:
-                if not _resumable(error):
-                    raise
-            await asyncio.sleep(next(delays))
+        """Deletes a corpus and its bytes; NotFound when it is absent or another user's."""
+        await self._caller.once(self._stub.DeleteCorpus, pb.DeleteCorpusRequest(name=name))
 
 
-def _resumable(error: CarrelClientError) -> bool:
-    """Whether a stream that ended so goes on after its last position."""
-    return isinstance(error, Unavailable | DeadlineExceeded) or (
-        isinstance(error, LimitExceeded) and error.reason == "SLOW_READER"
-    )
-
-
-def _delays() -> Iterator[float]:
-    """How long to wait before each further attempt, in seconds; spread, so that many clients do not come back at once."""
-    delay = _FIRST_DELAY_SECONDS
-    while True:
-        yield delay * random.uniform(0.5, 1.0)
-        delay = min(2 * delay, _MAX_DELAY_SECONDS)
-
-
-async def _batches(call: Any) -> AsyncIterator[Any]:
-    try:
-        async for message in call:
-            yield message
-    except grpc.aio.AioRpcError as error:
-        raise client_error(error) from None
-    finally:
-        call.cancel()  # a stream that is left and not cancelled keeps its memory
-
-
-async def _send_upload(call: Any, header: pb.UploadHeader, first: bytes, chunks: Iterator[bytes]) -> None:
-    try:
-        await call.write(pb.UploadCorpusRequest(header=header))
-        chunk = first
-        while chunk:
-            await call.write(pb.UploadCorpusRequest(chunk=chunk))
-            chunk = await asyncio.to_thread(next, chunks, b"")
-        await call.done_writing()
-    except asyncio.InvalidStateError:
-        return  # it ended before all was sent; its status says why
+async def _parts(header: pb.UploadHeader, chunk: bytes, rest: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The messages of an upload; the disk is read beside the loop."""
+    yield pb.UploadCorpusRequest(header=header).SerializeToString()
+    while chunk:
+        yield pb.UploadCorpusRequest(chunk=chunk).SerializeToString()
+        chunk = await asyncio.to_thread(next, rest, b"")
 
 
 def _chunks_of_bytes(content: bytes) -> Iterator[bytes]:

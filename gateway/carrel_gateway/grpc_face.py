@@ -1,0 +1,67 @@
+"""The gRPC face: bytes in, bytes out. Requests and answers are passed on unread; only WatchRun, made of two methods, is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from carrel.api.gateway.v1 import gateway_service_pb2 as pb
+from carrel.api.policy.v1 import policy_pb2
+from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.rpc.call import Call, current_call
+from carrel_chassis.rpc.server import RpcServer
+from carrel_gateway.backends import UNARY
+from carrel_gateway.contexts import Contexts
+from carrel_gateway.operations import Operations
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"].full_name
+
+
+class CredentialAuthenticator:
+    """Proves callers by what is in `authorization`. What else they say of themselves, as in `user-context-bin`, is not looked at,
+    and it goes no further: calls to the services behind carry metadata made here."""
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._contexts = contexts
+
+    async def authenticate(self, call: Call) -> None:
+        """Sets the user and the signed context; raises UNAUTHENTICATED."""
+        if call.policy.caller != policy_pb2.CALLER_CREDENTIAL:
+            raise CarrelError(Kind.DENIED, "POLICY_MISSING", "This method has no policy and takes no calls.")
+        asker = await self._contexts.of(call.metadata.get("authorization"))
+        call.user = asker.user
+        call.signed_context = asker.signed_context
+
+
+def add_gateway(operations: Operations, server: RpcServer) -> None:
+    """Registers GatewayService; each method goes through the server's layers like any other."""
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(_forwarding(operations, name)) for name in UNARY
+    }
+
+    def subscribe(request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
+        call = current_call()
+        return operations.subscribe(request, call.signed_context, call.remaining_seconds())
+
+    def watch_run(request: pb.WatchRunRequest, context: Any) -> AsyncGenerator[bytes, None]:
+        call = current_call()
+        return operations.watch_run(request, call.signed_context, call.remaining_seconds())
+
+    async def upload_corpus(parts: AsyncIterator[bytes], context: Any) -> bytes:
+        call = current_call()
+        return await operations.upload_corpus(parts, call.signed_context, call.remaining_seconds())
+
+    handlers["Subscribe"] = grpc.unary_stream_rpc_method_handler(subscribe)
+    handlers["WatchRun"] = grpc.unary_stream_rpc_method_handler(watch_run, pb.WatchRunRequest.FromString)
+    handlers["UploadCorpus"] = grpc.stream_unary_rpc_method_handler(upload_corpus)
+    server.add_registered_method_handlers(SERVICE, handlers)
+
+
+def _forwarding(operations: Operations, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    async def forward(request: bytes, context: Any) -> bytes:
+        call = current_call()
+        return await operations.forward(method, request, call.signed_context, call.remaining_seconds())
+
+    return forward

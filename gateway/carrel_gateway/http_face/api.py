@@ -1,0 +1,178 @@
+"""The paths of /v1: a request becomes a message, the answer becomes JSON. The rules are in the services behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from starlette.requests import Request
+from starlette.responses import Response
+
+from carrel.api.events.v1.event_pb2 import EventFilter
+from carrel.api.gateway.v1 import gateway_service_pb2 as pb
+from carrel.api.runs.v1.run_pb2 import RunState
+from carrel_chassis.errors import CarrelError, Kind, invalid
+from carrel_gateway.http_face import reading
+from carrel_gateway.http_face.json_form import ApiResponse, position_text, to_json
+from carrel_gateway.http_face.layers import asker_of
+from carrel_gateway.http_face.sse import event_stream
+from carrel_gateway.operations import Operations
+
+CHUNK_BYTES = 1024 * 1024
+UPLOAD_SECONDS = 600.0
+_STATE_PREFIX = "RUN_STATE_"
+
+A = TypeVar("A", bound=Message)
+
+
+class Api:
+    """One method for each path. `call_seconds` is the time of a unary call, `stream_seconds` that of a stream."""
+
+    def __init__(self, operations: Operations, call_seconds: float, stream_seconds: float) -> None:
+        self._operations = operations
+        self._call_seconds = call_seconds
+        self._stream_seconds = stream_seconds
+
+    async def start_run(self, request: Request) -> Response:
+        """POST /v1/runs: 201 with the run; the same `request_id` or Idempotency-Key again gives the same run."""
+        body = await reading.json_body(request, reading.StartRunBody, self._call_seconds)
+        wanted = pb.StartRunRequest(
+            request_id=_request_id(request, body.request_id),
+            agent=body.agent,
+            input_json=json.dumps(body.input, ensure_ascii=False, separators=(",", ":")),
+            thread_id=body.thread_id,
+        )
+        answer = await self._forward(request, "StartRun", wanted, pb.StartRunResponse)
+        return ApiResponse(to_json(answer.run), 201)
+
+    async def get_run(self, request: Request) -> Response:
+        """GET /v1/runs/{run_id}."""
+        reading.query(request, reading.NoQuery)
+        wanted = pb.GetRunRequest(run_id=request.path_params["run_id"])
+        answer = await self._forward(request, "GetRun", wanted, pb.GetRunResponse)
+        return ApiResponse(to_json(answer.run))
+
+    async def list_runs(self, request: Request) -> Response:
+        """GET /v1/runs, newest first, by page."""
+        asked = reading.query(request, reading.RunsQuery)
+        wanted = pb.ListRunsRequest(
+            page_size=asked.page_size,
+            page_token=asked.page_token,
+            states=[_state(name) for name in asked.state],
+            thread_id=asked.thread_id,
+        )
+        return ApiResponse(to_json(await self._forward(request, "ListRuns", wanted, pb.ListRunsResponse)))
+
+    async def cancel_run(self, request: Request) -> Response:
+        """POST /v1/runs/{run_id}/cancel; the body, {"reason"}, may be absent."""
+        body = await reading.json_body(request, reading.CancelRunBody, self._call_seconds, optional=True)
+        wanted = pb.CancelRunRequest(run_id=request.path_params["run_id"], reason=body.reason)
+        answer = await self._forward(request, "CancelRun", wanted, pb.CancelRunResponse)
+        return ApiResponse(to_json(answer.run))
+
+    async def watch_run(self, request: Request) -> Response:
+        """GET /v1/runs/{run_id}/events: server-sent events until the final one."""
+        asked = reading.query(request, reading.AfterQuery)
+        wanted = pb.WatchRunRequest(run_id=request.path_params["run_id"], after=_begin(request, asked.after))
+        signed_context = asker_of(request.scope).signed_context
+        return await event_stream(self._operations.watch_run(wanted, signed_context, self._stream_seconds))
+
+    async def subscribe(self, request: Request) -> Response:
+        """GET /v1/events: server-sent events after `Last-Event-ID` or `after`, without end."""
+        asked = reading.query(request, reading.EventsQuery)
+        wanted = pb.SubscribeRequest(after=_begin(request, asked.after), filter=_filter(asked))
+        signed_context = asker_of(request.scope).signed_context
+        messages = self._operations.subscribe(wanted.SerializeToString(), signed_context, self._stream_seconds)
+        return await event_stream(messages)
+
+    async def list_events(self, request: Request) -> Response:
+        """GET /v1/events/page: events after `after`; `next` is the `after` of the next page."""
+        asked = reading.query(request, reading.EventPageQuery)
+        wanted = pb.ListEventsRequest(
+            after=reading.cursor(asked.after), filter=_filter(asked), page_size=asked.page_size
+        )
+        answer = await self._forward(request, "ListEvents", wanted, pb.ListEventsResponse)
+        return ApiResponse({**to_json(answer), "next": position_text(answer.position)})
+
+    async def list_agents(self, request: Request) -> Response:
+        """GET /v1/agents."""
+        reading.query(request, reading.NoQuery)
+        answer = await self._forward(request, "ListAgents", pb.ListAgentsRequest(), pb.ListAgentsResponse)
+        return ApiResponse(to_json(answer))
+
+    async def list_tools(self, request: Request) -> Response:
+        """GET /v1/tools."""
+        reading.query(request, reading.NoQuery)
+        answer = await self._forward(request, "ListTools", pb.ListToolsRequest(), pb.ListToolsResponse)
+        return ApiResponse(to_json(answer))
+
+    async def list_tool_calls(self, request: Request) -> Response:
+        """GET /v1/tool-calls, newest first, by page."""
+        wanted = pb.ListToolCallsRequest(**reading.query(request, reading.ToolCallsQuery).model_dump())
+        return ApiResponse(to_json(await self._forward(request, "ListToolCalls", wanted, pb.ListToolCallsResponse)))
+
+    async def list_corpora(self, request: Request) -> Response:
+        """GET /v1/corpora, by name, by page."""
+        wanted = pb.ListCorporaRequest(**reading.query(request, reading.PageQuery).model_dump())
+        return ApiResponse(to_json(await self._forward(request, "ListCorpora", wanted, pb.ListCorporaResponse)))
+
+    async def upload_corpus(self, request: Request) -> Response:
+        """PUT /v1/corpora/{name}: the body is the file, passed on as it comes."""
+        reading.query(request, reading.NoQuery)
+        header = pb.UploadHeader(name=request.path_params["name"], media_type=reading.media_type(request))
+        signed_context = asker_of(request.scope).signed_context
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                answer = await self._operations.upload_corpus(_parts(request, header), signed_context, UPLOAD_SECONDS)
+        except TimeoutError:
+            raise CarrelError(Kind.TIMEOUT, "DEADLINE_EXCEEDED", "The upload took too long.") from None
+        return ApiResponse(to_json(pb.UploadCorpusResponse.FromString(answer).corpus))
+
+    async def delete_corpus(self, request: Request) -> Response:
+        """DELETE /v1/corpora/{name}: 204."""
+        reading.query(request, reading.NoQuery)
+        wanted = pb.DeleteCorpusRequest(name=request.path_params["name"])
+        await self._forward(request, "DeleteCorpus", wanted, pb.DeleteCorpusResponse)
+        return Response(status_code=204)
+
+    async def _forward(self, request: Request, method: str, wanted: Message, answer: type[A]) -> A:
+        signed_context = asker_of(request.scope).signed_context
+        encoded = wanted.SerializeToString()
+        return answer.FromString(await self._operations.forward(method, encoded, signed_context, self._call_seconds))
+
+
+def _request_id(request: Request, in_body: str) -> str:
+    in_header = request.headers.get("idempotency-key", "")
+    if in_header and in_body and in_header != in_body:
+        raise invalid("request_id", "request_id and Idempotency-Key differ; give one of them.")
+    return in_body or in_header or str(uuid.uuid4())
+
+
+def _state(name: str) -> RunState.ValueType:
+    full = name if name.startswith(_STATE_PREFIX) else _STATE_PREFIX + name.upper()
+    try:
+        return RunState.Value(full)
+    except ValueError:
+        raise invalid("state", f"There is no state {name}; use one as it stands in a run.") from None
+
+
+def _begin(request: Request, after: str) -> Any:
+    """The cursor to begin after. A browser that comes back repeats the first address: what it saw last is in the header."""
+    last_event_id = request.headers.get("last-event-id", "")
+    return reading.cursor(last_event_id, "Last-Event-ID") if last_event_id else reading.cursor(after)
+
+
+def _filter(asked: reading.EventsQuery) -> EventFilter:
+    return EventFilter(run_id=asked.run_id, thread_id=asked.thread_id, types=asked.type)
+
+
+async def _parts(request: Request, header: pb.UploadHeader) -> AsyncGenerator[bytes, None]:
+    """The messages of an upload: the header, then the body in pieces as it arrives."""
+    yield pb.UploadCorpusRequest(header=header).SerializeToString()
+    async for piece in request.stream():
+        for begin in range(0, len(piece), CHUNK_BYTES):
+            yield pb.UploadCorpusRequest(chunk=piece[begin : begin + CHUNK_BYTES]).SerializeToString()

@@ -1,0 +1,1 @@
+"""The edge: credentials, both faces, and what must not pass them."""

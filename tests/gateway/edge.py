@@ -1,0 +1,226 @@
+"""The edge as tests use it: every operation of both faces by name, tokens of any kind, and replicas with settings of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import jwt
+
+from carrel.api.gateway.v1 import gateway_service_pb2 as pb
+from carrel_chassis.rpc.channel import open_channel
+from carrel_chassis.signing import read_key
+from carrel_chassis.stack.ports import free_ports
+from carrel_gateway.__main__ import serve
+from carrel_gateway.settings import GatewaySettings
+from tests.support.expect import eventually
+from tests.support.system import System
+
+GATEWAY = pb.DESCRIPTOR.services_by_name["GatewayService"]
+METHODS = sorted(method.name for method in GATEWAY.methods)
+
+REQUESTS: dict[str, Any] = {
+    "StartRun": pb.StartRunRequest(request_id="request-of-a-test", agent="echo", input_json='{"text":"hello"}'),
+    "GetRun": pb.GetRunRequest(run_id="run-of-a-test"),
+    "CancelRun": pb.CancelRunRequest(run_id="run-of-a-test"),
+    "WatchRun": pb.WatchRunRequest(run_id="run-of-a-test"),
+    "DeleteCorpus": pb.DeleteCorpusRequest(name="corpus-of-a-test"),
+    "UploadCorpus": pb.UploadCorpusRequest(header=pb.UploadHeader(name="corpus-of-a-test", media_type="text/csv")),
+}
+"""A request that makes sense, for methods whose empty one does not."""
+
+HTTP = [
+    ("POST", "/v1/runs"),
+    ("GET", "/v1/runs"),
+    ("GET", "/v1/runs/run-of-a-test"),
+    ("POST", "/v1/runs/run-of-a-test/cancel"),
+    ("GET", "/v1/runs/run-of-a-test/events"),
+    ("GET", "/v1/events"),
+    ("GET", "/v1/events/page"),
+    ("PUT", "/v1/corpora/corpus-of-a-test"),
+    ("GET", "/v1/corpora"),
+    ("DELETE", "/v1/corpora/corpus-of-a-test"),
+    ("GET", "/v1/agents"),
+    ("GET", "/v1/tools"),
+    ("GET", "/v1/tool-calls"),
+    ("GET", "/v1/no-such-path"),
+]
+
+
+async def call(channel: grpc.aio.Channel, method: str, metadata: Any = (), request: bytes | None = None) -> bytes:
+    """Makes a call as bytes; of a stream it returns the first message."""
+    path = f"/{GATEWAY.full_name}/{method}"
+    descriptor = GATEWAY.methods_by_name[method]
+    encoded = REQUESTS[method].SerializeToString() if request is None and method in REQUESTS else request or b""
+    answer: bytes
+    if descriptor.client_streaming:
+        answer = await channel.stream_unary(path)(iter([encoded]), metadata=metadata, timeout=10)
+    elif descriptor.server_streaming:
+        stream = channel.unary_stream(path)(encoded, metadata=metadata, timeout=10)
+        try:
+            answer = await anext(aiter(stream))
+        finally:
+            stream.cancel()
+    else:
+        answer = await channel.unary_unary(path)(encoded, metadata=metadata, timeout=10)
+    return answer
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata with a credential."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """The development issuer of a system, which signs anything that a test asks for."""
+
+    folder: Path
+
+    @property
+    def key(self) -> Any:
+        return read_key(self.folder / "dev-issuer.key")
+
+    @property
+    def key_id(self) -> str:
+        return str(json.loads((self.folder / "jwks.json").read_text())["keys"][0]["kid"])
+
+    @property
+    def public_x(self) -> str:
+        """The public key as its JWK says it."""
+        return str(json.loads((self.folder / "jwks.json").read_text())["keys"][0]["x"])
+
+    def claims(self, **changes: Any) -> dict[str, Any]:
+        """Good claims with changes; None removes one."""
+        now = int(time.time())
+        good = {
+            "iss": "carrel-development",
+            "aud": "carrel",
+            "sub": "user-of-a-test",
+            "tenant": "tenant-of-a-test",
+            "sid": "session-of-a-test",
+            "iat": now,
+            "exp": now + 600,
+        }
+        return {name: value for name, value in (good | changes).items() if value is not None}
+
+    def token(self, *, headers: dict[str, Any] | None = None, **changes: Any) -> str:
+        """A token with good claims and these changes, signed with the issuer's key."""
+        return jwt.encode(
+            self.claims(**changes), self.key, "EdDSA", headers={"kid": self.key_id} if headers is None else headers
+        )
+
+
+def issuer_of(system: System) -> Issuer:
+    return Issuer(system.data_dir / "keys")
+
+
+def http_client(system: System, token: str = "", address: str = "") -> httpx.AsyncClient:
+    """A client of the HTTP face, with a credential or none."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return httpx.AsyncClient(
+        base_url=f"http://{address or system.addresses['gateway_http']}", headers=headers, timeout=15
+    )
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Another gateway, in this process."""
+
+    address: str
+    http_address: str
+    stop: asyncio.Event
+    serving: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def replica(system: System, address: str = "", http_address: str = "", **changes: Any) -> AsyncIterator[Replica]:
+    """A replica with the shared system's services behind it; `changes` are settings."""
+    environment = system.stack.service_environment("gateway")
+    told = {name.removeprefix("CARREL_").lower(): value for name, value in environment.items()}
+    one, two = free_ports(2)
+    address, http_address = address or f"127.0.0.1:{one}", http_address or f"127.0.0.1:{two}"
+    own = {"listen": address, "http_listen": http_address, "metrics_listen": "", "drain_seconds": 2}
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve(GatewaySettings(**{**told, **own, **changes}), stop))
+    try:
+        await _until_up(serving, address)
+        yield Replica(address, http_address, stop, serving)
+    finally:
+        stop.set()
+        await serving
+
+
+async def _until_up(serving: asyncio.Task[None], address: str) -> None:
+    channel = open_channel(address)
+    ready = asyncio.create_task(channel.channel_ready())
+    try:
+        await asyncio.wait({serving, ready}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving  # raises why it did not start
+    finally:
+        ready.cancel()
+        await asyncio.gather(ready, return_exceptions=True)
+        await channel.close()
+
+
+@dataclass
+class Sent:
+    """A server-sent event as a browser understands it."""
+
+    id: str = ""
+    event: str = ""
+    data: str = ""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.data)
+
+
+async def server_sent(response: httpx.Response) -> AsyncIterator[Sent]:
+    """The events of a stream; `id` is the last one seen, as in the browser. Comments and bare ids are no events."""
+    last_id = ""
+    current = Sent()
+    async for line in response.aiter_lines():
+        if line.startswith("id: "):
+            last_id = line[4:]
+        elif line.startswith("event: "):
+            current.event = line[7:]
+        elif line.startswith("data: "):
+            current.data += line[6:]
+        elif not line:
+            if current.data:
+                current.id = last_id
+                yield current
+            current = Sent()
+
+
+def chunks(count: int, size: int) -> Iterator[bytes]:
+    return (b"x" * size for _ in range(count))
+
+
+__all__ = [
+    "GATEWAY",
+    "HTTP",
+    "METHODS",
+    "REQUESTS",
+    "Issuer",
+    "Replica",
+    "Sent",
+    "bearer",
+    "call",
+    "chunks",
+    "eventually",
+    "http_client",
+    "issuer_of",
+    "replica",
+    "server_sent",
+]
