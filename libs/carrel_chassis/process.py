@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,8 @@ from carrel_chassis.telemetry import configure_telemetry
 
 S = TypeVar("S", bound=ServiceSettings)
 
+SECRETS_DIR = "CARREL_SECRETS_DIR"
+
 
 def run_service(name: str, settings_type: type[S], main: Callable[[S, asyncio.Event], Awaitable[None]]) -> None:
     """Reads the settings and runs `main(settings, stop)` until it returns; SIGTERM and SIGINT set `stop`.
@@ -26,7 +29,9 @@ def run_service(name: str, settings_type: type[S], main: Callable[[S, asyncio.Ev
     Exits with 2 when the settings are wrong, with 1 and one sentence when the service cannot start.
     """
     try:
-        settings = settings_type()
+        settings = read_settings(settings_type)
+    except OSError as error:
+        sys.exit(_say(f"{name} cannot start, its secrets cannot be read: {error}", 2))
     except ValidationError as error:
         wrong = "; ".join(f"CARREL_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         sys.exit(_say(f"{name} cannot start, its settings are wrong: {wrong}", 2))
@@ -39,6 +44,18 @@ def run_service(name: str, settings_type: type[S], main: Callable[[S, asyncio.Ev
         get_logger().error("service.failed", error=str(error))
         sys.exit(_say(f"{name} cannot start: {error}", 1))
     get_logger().info("service.stopped")
+
+
+def read_settings(settings_type: type[S]) -> S:
+    """From the environment and, where that is silent, from the files in the folder that `CARREL_SECRETS_DIR` names.
+
+    Raises ValidationError when a setting is missing or wrong, OSError when there is no such folder or it cannot be read.
+    """
+    folder = os.environ.get(SECRETS_DIR) or None
+    if folder is not None:
+        # Of a folder that is not there pydantic would only warn, and then miss its settings one by one.
+        os.listdir(folder)
+    return settings_type(_secrets_dir=folder)
 
 
 async def _until_stopped(settings: S, main: Callable[[S, asyncio.Event], Awaitable[None]]) -> None:

@@ -10,7 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ServiceSettings(BaseSettings):
-    """One frozen object per process; each field is read from `CARREL_<FIELD>`. A service adds its own fields in a subclass."""
+    """One frozen object per process; each field is read from `CARREL_<FIELD>`. A service adds its own fields in a subclass.
+
+    A field without a variable is read from the file `carrel_<field>` in the folder that `CARREL_SECRETS_DIR` names, if it
+    is set: that is how a deployment hands over passwords and key files (`carrel_chassis.deploy` writes such folders).
+    """
 
     model_config = SettingsConfigDict(env_prefix="CARREL_", frozen=True, extra="ignore")
 

@@ -13,11 +13,10 @@ import grpc
 from carrel.api.events.v1 import event_pb2
 from carrel.api.events.v1 import event_service_pb2 as pb
 from carrel.api.events.v1 import event_service_pb2_grpc as rpc
-from carrel_chassis.rpc.channel import open_channel
+from carrel_chassis.rpc.channel import Peer, open_channel
 from carrel_chassis.stack.ports import free_ports
 from carrel_events.__main__ import serve
 from carrel_events.settings import EventsSettings
-from tests.support.expect import eventually
 from tests.support.system import Person, System
 
 
@@ -43,15 +42,20 @@ def offsets(events: Any) -> list[int]:
 class Run:
     """One attempt of a run of a person; it writes as agent-execution does."""
 
-    def __init__(self, system: System, context: bytes) -> None:
-        self._peer = system.peer("event-stream", "agent-execution")
-        self._stub: rpc.EventServiceAsyncStub = rpc.EventServiceStub(self._peer.channel)
+    def __init__(self, peer: Peer, channel: grpc.aio.Channel, context: bytes) -> None:
+        self._peer = peer
+        self._stub: rpc.EventServiceAsyncStub = rpc.EventServiceStub(channel)
         self._context = context
 
     @classmethod
     async def of(cls, system: System, person: Person, run_id: str = "", **fields: Any) -> Run:
         run_id = run_id or f"run-{secrets.token_hex(8)}"
-        return cls(system, await system.run_context(person, run_id, **fields))
+        peer = system.peer("event-stream", "agent-execution")
+        return cls(peer, peer.channel, await system.run_context(person, run_id, **fields))
+
+    def at(self, channel: grpc.aio.Channel) -> Run:
+        """The same run, writing at another replica."""
+        return Run(self._peer, channel, self._context)
 
     async def append(self, *events: event_pb2.Event) -> pb.AppendEventsResponse:
         request = pb.AppendEventsRequest(events=events)
@@ -119,13 +123,14 @@ def reader(system: System, person: Person) -> Reader:
 
 
 @asynccontextmanager
-async def replica(system: System, **changes: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """Another replica of the service, in this process, on the same database and bus; `changes` are settings."""
+async def replica(system: System, stop: asyncio.Event | None = None, **changes: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """Another replica of the service, in this process, on the same database and bus, until `stop` or the end of the block;
+    `changes` are settings."""
     environment = system.stack.service_environment("events")
     told = {name.removeprefix("CARREL_").lower(): value for name, value in environment.items()}
     address = f"127.0.0.1:{free_ports(1)[0]}"
     settings = EventsSettings(**{**told, "listen": address, "metrics_listen": "", "drain_seconds": 2, **changes})
-    stop = asyncio.Event()
+    stop = stop or asyncio.Event()
     serving = asyncio.create_task(serve(settings, stop))
     channel = open_channel(address)
     try:
@@ -148,18 +153,3 @@ async def blocked_count(system: System) -> float:
         await sink.wait_closed()
     [line] = [line for line in page.splitlines() if line.startswith("carrel_cross_user_blocked_total")]
     return float(line.rsplit(" ", 1)[1])
-
-
-__all__ = [
-    "Reader",
-    "Run",
-    "Stream",
-    "blocked_count",
-    "eventually",
-    "offsets",
-    "reader",
-    "replica",
-    "texts",
-    "thought",
-    "thoughts",
-]

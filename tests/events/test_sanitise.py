@@ -11,9 +11,11 @@ from carrel_events.sanitise import REDACTED, clean_json, clean_text, is_secret_k
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"
 
-SECRET_KEYS = """password PASSWORD db_password Passwd api_key apiKey API-KEY x-api-key X_Api_Key access_token accessToken refresh-token token
-    client_secret clientSecret secret_access_key aws-secret-access-key private_key privateKey authorization Authorization cookie Set-Cookie
-    credentials passphrase auth pwd""".split()
+SECRET_KEYS = """
+    password PASSWORD db_password Passwd pwd passphrase auth authorization Authorization cookie Set-Cookie credentials
+    api_key apiKey API-KEY x-api-key X_Api_Key token access_token accessToken refresh-token private_key privateKey
+    client_secret clientSecret secret_access_key aws-secret-access-key
+""".split()
 HARMLESS_KEYS = """prompt_tokens total_tokens max_tokens tokenizer author authored_by key keyboard name passenger compass model
     input_tokens_per_second cookies_eaten""".split()
 

@@ -93,13 +93,17 @@ class DataFolder:
 
     def passwords(self, names: tuple[str, ...]) -> dict[str, str]:
         """A random password for each name, made once and kept."""
-        path = self.path / "secrets.json"
-        kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        missing = [name for name in names if name not in kept]
-        if missing:
-            kept.update({name: secrets.token_urlsafe(24) for name in missing})
-            write_private(path, json.dumps(kept, indent=1))
-        return {name: kept[name] for name in names}
+        return kept_passwords(self.path / "secrets.json", names)
+
+
+def kept_passwords(path: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """A random password for each name, from the file; those that it lacks are made and kept there."""
+    kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    missing = [name for name in names if name not in kept]
+    if missing:
+        kept.update({name: secrets.token_urlsafe(24) for name in missing})
+        write_private(path, json.dumps(kept, indent=1))
+    return {name: kept[name] for name in names}
 
 
 def take_lock(path: Path) -> int:

@@ -1,0 +1,85 @@
+"""The folder of secrets of one service, in the shape that `CARREL_SECRETS_DIR` reads: what is in it, and how it is written.
+
+One file per setting, named like the variable in lower case; beside them the key files that some of these name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from carrel_chassis.stack.files import make_private_folder, write_private
+from carrel_chassis.stack.keys import JWT_AUDIENCE, JWT_ISSUER
+from carrel_chassis.stack.layout import Service
+
+_ON_THE_BUS = ("events", "execution")
+"""The services that connect to NATS; the others have no use for its password."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who may read what is written, where root writes it for somebody else."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """All secrets of a system; `of` picks those of one service."""
+
+    keys: Path
+    """The folder that `stack.keys.ensure_keys` has filled."""
+    database_urls: Mapping[str, str]
+    """By role."""
+    nats_url: str
+    dev_issuer: bool
+    """Whether the gateway believes the tokens that can be made from the key in `keys`."""
+    mounted_at: Path
+    """Where the services see the folder that holds theirs."""
+
+    def of(self, service: Service) -> dict[str, str]:
+        """The files of the service's folder, by name; nothing that another service alone needs is among them."""
+        files = {
+            **self._key(service, "service_key_file", "service.key", f"{service.identity}.key"),
+            **self._key(service, "service_trust_file", "trust.json", "trust.json"),
+        }
+        for setting, role in service.database_roles.items():
+            files[f"carrel_{setting.lower()}"] = self.database_urls[role]
+        if service.name in _ON_THE_BUS:
+            files["carrel_nats_url"] = self.nats_url
+        return files | self._special(service)
+
+    def _special(self, service: Service) -> dict[str, str]:
+        if service.name == "context":
+            return self._key(service, "master_key_file", "master.key", "master.key")
+        if service.name == "gateway" and self.dev_issuer:
+            issuer = {"carrel_jwt_issuer": JWT_ISSUER, "carrel_jwt_audience": JWT_AUDIENCE}
+            return {**self._key(service, "jwks_file", "jwks.json", "jwks.json"), **issuer}
+        return {}
+
+    def _key(self, service: Service, setting: str, name: str, source: str) -> dict[str, str]:
+        """A copy of a key file, and the setting that tells the service where it sees it."""
+        return {
+            name: (self.keys / source).read_text(),
+            f"carrel_{setting}": str(self.mounted_at / service.name / name),
+        }
+
+
+def write_folder(folder: Path, files: Mapping[str, str], owner: Owner | None) -> None:
+    """Makes the folder hold these files and no others, for its owner alone; a file that is right stays untouched."""
+    make_private_folder(folder)
+    for path in folder.iterdir():
+        if path.name not in files:
+            path.unlink()
+    for name, text in files.items():
+        path = folder / name
+        if not path.exists() or path.read_text() != text:
+            write_private(path, text)
+        path.chmod(0o600)
+        if owner is not None:
+            os.chown(path, owner.uid, owner.gid)
+    if owner is not None:
+        os.chown(folder, owner.uid, owner.gid)

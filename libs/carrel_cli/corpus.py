@@ -1,0 +1,58 @@
+"""`carrel corpus ...`: the user's own files that tools can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carrel_cli.command import Session, client_command
+from carrel_cli.errors import CommandError
+
+app = typer.Typer(help="Your own files, for tools to read.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The name under which runs find it.")]
+
+
+@app.command("upload")
+@client_command
+async def upload(
+    session: Session, name: Name, file: Annotated[Path, typer.Argument(help="A CSV file with a header.")]
+) -> None:
+    """Stores a file under a name; other content under the same name is replaced."""
+    from carrel_cli.documents import document
+
+    try:
+        with session.out.waiting(f"Uploading {file.name}"):
+            corpus = await session.client.upload_corpus(name, file)
+    except OSError as error:
+        raise CommandError("FILE", f"The file {file} cannot be read: {error.strerror}.") from error
+    session.out.document({"corpus": document(corpus)})
+    session.out.text(f"{corpus.name}: {corpus.size_bytes:,} bytes, sha256 {corpus.sha256}")
+
+
+@app.command("list")
+@client_command
+async def list_(session: Session) -> None:
+    """Lists your corpora."""
+    from carrel_cli.documents import document
+    from carrel_cli.event_lines import moment
+
+    found = [corpus async for corpus in session.client.list_corpora()]
+    session.out.document({"corpora": [document(corpus) for corpus in found]})
+    rows = [
+        (corpus.name, f"{corpus.size_bytes:,}", corpus.media_type, moment(corpus.create_time), corpus.sha256[:12])
+        for corpus in found
+    ]
+    empty = "No corpora yet: upload one with `carrel corpus upload NAME FILE`."
+    session.out.table(["CORPUS", "BYTES", "TYPE", "UPLOADED", "SHA256"], rows, empty)
+
+
+@app.command("delete")
+@client_command
+async def delete(session: Session, name: Name) -> None:
+    """Deletes a corpus and its bytes."""
+    await session.client.delete_corpus(name)
+    session.out.document({"deleted": name})
+    session.out.text(f"{name} is deleted.")

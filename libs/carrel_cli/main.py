@@ -1,0 +1,58 @@
+"""The entry point: the commands by their names, and what becomes of a command line that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from carrel_cli import corpus, doctor, events, lists, runs, stack, token
+from carrel_cli.demo import command as demo
+
+app = typer.Typer(
+    help="Runs AI agents for many users at once, each alone at their own desk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_HERE, _USE, _SEE = "The system on this machine", "What a user does", "What a user sees"
+app.command("up", rich_help_panel=_HERE)(stack.up)
+app.command("down", rich_help_panel=_HERE)(stack.down)
+app.command("doctor", rich_help_panel=_HERE)(doctor.doctor)
+app.command("demo", rich_help_panel=_HERE)(demo.demo)
+app.command("token", rich_help_panel=_HERE)(token.token)
+app.command("run", rich_help_panel=_USE)(runs.run)
+app.add_typer(corpus.app, name="corpus", rich_help_panel=_USE)
+app.add_typer(runs.app, name="runs", rich_help_panel=_SEE)
+app.command("events", rich_help_panel=_SEE)(events.events)
+app.command("agents", rich_help_panel=_SEE)(lists.agents)
+app.command("tools", rich_help_panel=_SEE)(lists.tools)
+
+
+def main() -> None:
+    """Runs the command of this process and exits: 0 done, 1 refused or failed, 2 wrong usage, 130 after Ctrl-C."""
+    try:
+        code = app(prog_name="carrel", standalone_mode=False)
+    except TyperException as error:
+        code = _wrong_usage(error)
+    except typer.Abort:
+        code = 1
+    except BrokenPipeError:
+        # Whoever read our output has enough (`carrel events | head`); the interpreter must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code or 0)
+
+
+def _wrong_usage(error: TyperException) -> int:
+    from typer.rich_utils import rich_format_error
+
+    # The command that would know of --json did not come to run.
+    if "--json" in sys.argv:
+        document = {"error": {"reason": "USAGE", "message": error.format_message()}}
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    rich_format_error(error)  # type: ignore[arg-type]  # the class it names, of which all of these are, is private
+    return error.exit_code

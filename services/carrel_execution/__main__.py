@@ -1,0 +1,117 @@
+"""The process of agent-execution: from settings to serving, and back without losing a run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+from carrel.agent import JSON
+from carrel.api.runs.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
+from carrel_agents.prices import PricesInvalid, load_prices
+from carrel_chassis.bus import Bus
+from carrel_chassis.db.open import cross_user_database, user_sessions
+from carrel_chassis.errors import invalid
+from carrel_chassis.ids import new_id
+from carrel_chassis.process import run_service
+from carrel_chassis.rpc.server import RpcServer
+from carrel_chassis.trust import Trust, fetched_keys
+from carrel_execution.attempt import Workshop
+from carrel_execution.clients import Contexts, Log, Tools
+from carrel_execution.domain import to_json
+from carrel_execution.factory import InstanceFactory
+from carrel_execution.leases import Leases
+from carrel_execution.operations import CANCEL_SUBJECT, WAKE_SUBJECT, Operations
+from carrel_execution.outbox import Outbox
+from carrel_execution.queue import Queue
+from carrel_execution.registry import load_registry
+from carrel_execution.servicer import RunServicer
+from carrel_execution.settings import ExecutionSettings
+from carrel_execution.waiting import in_background
+from carrel_execution.worker import Worker
+
+
+async def serve(settings: ExecutionSettings, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set. What is entered last ends first: calls, then runs, then what runs stand on."""
+    async with AsyncExitStack() as stack:
+        trust = Trust(settings, "agent-execution")
+        registry = load_registry(settings.modules)
+        workshop, leases_queue = await _workshop(settings, trust, InstanceFactory(registry), stack)
+        keys = await stack.enter_async_context(fetched_keys(trust, settings.context_address))
+        sessions = await stack.enter_async_context(user_sessions(settings))
+        bus = Bus(settings.nats_url.get_secret_value())
+        await bus.start()
+        stack.push_async_callback(bus.close)
+
+        worker, outbox = Worker(workshop), workshop.outbox
+        leases = Leases(leases_queue, worker, settings, clock=time.time, on_requeued=worker.wake, on_ended=outbox.kick)
+        await _listen(bus, worker, leases)
+        stack.push_async_callback(outbox.delete_sent)
+        for work in (outbox.run(), leases.run()):
+            await stack.enter_async_context(in_background(work))
+        await stack.enter_async_context(in_background(worker.run()))
+        stack.push_async_callback(worker.drain, settings.drain_seconds)
+
+        operations = Operations(sessions, registry, settings, worker=worker, outbox=outbox, bus=bus, clock=time.time)
+        server = RpcServer(settings, trust.authenticator(keys))
+        server.register(add_RunServiceServicer_to_server, RunServicer(operations))
+        await server.start()
+        stack.push_async_callback(server.stop)
+        await stop.wait()
+
+
+async def _workshop(
+    settings: ExecutionSettings, trust: Trust, factory: InstanceFactory, stack: AsyncExitStack
+) -> tuple[Workshop, Queue]:
+    """What runs stand on, and the queue over a connection that is kept for leases."""
+    url, name = settings.runner_database_url.get_secret_value(), new_id("worker")
+    queue = Queue(await stack.enter_async_context(cross_user_database(url, settings.runner_pool_size)), name)
+    leases_queue = Queue(await stack.enter_async_context(cross_user_database(url, 1)), name)
+    context = trust.peer("context", settings.context_address)
+    tools = trust.peer("tool-dispatch", settings.tools_address)
+    events = trust.peer("event-stream", settings.events_address)
+    for peer in (context, tools, events):
+        stack.push_async_callback(peer.close)
+    contexts, log = Contexts(context), Log(events)
+    return (
+        Workshop(
+            settings=settings,
+            agent_settings_json=to_json(_agent_settings(settings)),
+            clock=time.time,
+            queue=queue,
+            contexts=contexts,
+            tools=Tools(tools),
+            log=log,
+            outbox=Outbox(queue, contexts, log),
+            factory=factory,
+        ),
+        leases_queue,
+    )
+
+
+def _agent_settings(settings: ExecutionSettings) -> dict[str, JSON]:
+    if settings.prices_file is None:
+        return {}
+    try:
+        return {"prices": load_prices(settings.prices_file)}
+    except PricesInvalid as error:
+        raise invalid("prices_file", str(error)) from error
+
+
+async def _listen(bus: Bus, worker: Worker, leases: Leases) -> None:
+    """Hints from other processes: they make things faster, never different."""
+
+    async def wake(subject: str, payload: bytes) -> None:
+        worker.wake()
+
+    async def cancel(subject: str, payload: bytes) -> None:
+        # What is asked is read from the database: nobody can cancel a run over the bus.
+        if any(attempt.run_id.encode() == payload for attempt in worker.attempts.values()):
+            leases.renew_soon()
+
+    await bus.subscribe(WAKE_SUBJECT, wake)
+    await bus.subscribe(CANCEL_SUBJECT, cancel)
+
+
+if __name__ == "__main__":
+    run_service("agent-execution", ExecutionSettings, serve)

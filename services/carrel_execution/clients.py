@@ -1,0 +1,121 @@
+"""The services that a run needs, in the words of a run. What may pass by itself is tried again; the rest is said as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from carrel.api.context.v1 import context_service_pb2 as context_pb
+from carrel.api.context.v1 import context_service_pb2_grpc as context_rpc
+from carrel.api.context.v1 import user_context_pb2
+from carrel.api.events.v1 import event_pb2, event_service_pb2
+from carrel.api.events.v1 import event_service_pb2_grpc as event_rpc
+from carrel.api.tools.v1 import tool_service_pb2
+from carrel.api.tools.v1 import tool_service_pb2_grpc as tool_rpc
+from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.logs import get_logger
+from carrel_chassis.rpc.channel import Peer
+from carrel_chassis.rpc.status import remote_errors
+
+T = TypeVar("T")
+
+_FIRST_DELAY_SECONDS = 0.02
+_LONGEST_DELAY_SECONDS = 1.0
+_CONTEXT_SECONDS = 5.0
+_APPEND_SECONDS = 10.0
+
+
+def passes(error: CarrelError) -> bool:
+    """Whether the same call may succeed later: the other side is away, or the transport broke (which names no reason)."""
+    broken = error.kind is Kind.INTERNAL and not error.metadata
+    later = error.reason in ("UNAVAILABLE", "LIMIT_EXCEEDED")
+    return broken or later or error.kind in (Kind.UNAVAILABLE, Kind.TIMEOUT)
+
+
+async def persist(call: Callable[[], Awaitable[T]], what: str, run_id: str) -> T:
+    """Repeats a call for as long as its failures may pass: the caller's own deadline ends it. Only for calls that may be repeated."""
+    delay = _FIRST_DELAY_SECONDS
+    while True:
+        try:
+            return await call()
+        except CarrelError as error:
+            if not passes(error):
+                raise
+            get_logger().warning("call.repeated", call=what, run_id=run_id, reason=error.reason, delay_seconds=delay)
+            pause = max(delay, min(error.retry_seconds or 0.0, _LONGEST_DELAY_SECONDS))
+        await asyncio.sleep(pause)
+        delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """The signed context of an attempt, and when it ends, in seconds since the epoch."""
+
+    signed: bytes
+    expire_time: float
+
+
+class Contexts:
+    """The context service."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._stub: context_rpc.ContextServiceAsyncStub = context_rpc.ContextServiceStub(peer.channel)
+
+    async def for_attempt(self, grant: bytes, run_id: str, thread_id: str, agent: str, attempt: int) -> Credential:
+        """A fresh context for an attempt; UNAUTHENTICATED when its user may no longer act."""
+        request = context_pb.IssueRunContextRequest(
+            grant=user_context_pb2.SignedUserContext.FromString(grant),
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            attempt=attempt,
+        )
+        with remote_errors():
+            answer = await self._stub.IssueRunContext(request, metadata=self._peer.metadata(), timeout=_CONTEXT_SECONDS)
+        signed = answer.signed_context
+        expire_time = user_context_pb2.UserContext.FromString(signed.context).expire_time.ToMicroseconds() / 1e6
+        return Credential(signed.SerializeToString(deterministic=True), expire_time)
+
+
+class Tools:
+    """tool-dispatch."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._stub: tool_rpc.ToolServiceAsyncStub = tool_rpc.ToolServiceStub(peer.channel)
+
+    async def execute(self, signed: bytes, step_id: str, tool: str, arguments_json: str, seconds: float) -> str:
+        """The JSON result of a tool; the same step may be asked for again."""
+        request = tool_service_pb2.ExecuteToolRequest(step_id=step_id, tool=tool, arguments_json=arguments_json)
+        with remote_errors():
+            answer = await self._stub.ExecuteTool(request, metadata=self._peer.metadata(signed), timeout=seconds)
+        return answer.result_json
+
+
+class Log:
+    """event-stream: the log of the user."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._stub: event_rpc.EventServiceAsyncStub = event_rpc.EventServiceStub(peer.channel)
+
+    async def append(self, signed: bytes, events: Sequence[event_pb2.Event], seconds: float = _APPEND_SECONDS) -> None:
+        """Appends the events; those that the log has are passed over. STALE_ATTEMPT when a later attempt has written.
+
+        An event that the log will never take is left out, and an error in our log: the final event after it must come through.
+        """
+        request = event_service_pb2.AppendEventsRequest(events=events)
+        try:
+            with remote_errors():
+                await self._stub.AppendEvents(request, metadata=self._peer.metadata(signed), timeout=seconds)
+        except CarrelError as error:
+            if error.kind is not Kind.INVALID:
+                raise
+            if len(events) == 1:
+                get_logger().error("event.refused", event_id=events[0].event_id, reason=error.reason)
+                return
+            for event in events:
+                await self.append(signed, [event], seconds)

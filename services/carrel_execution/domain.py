@@ -1,0 +1,289 @@
+"""Runs as values: their states, how they end, what a request may hold. It knows no clock, no wire and no database."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from carrel_chassis.errors import CarrelError, Kind, invalid
+from carrel_chassis.ids import check_id, is_id
+
+MAX_INPUT_BYTES = 256 * 1024
+MAX_RESULT_BYTES = 1024 * 1024
+MAX_PAGE_SIZE = 200
+DEFAULT_PAGE_SIZE = 50
+MAX_REASON_CHARACTERS = 500
+
+
+class State(StrEnum):
+    """Where a run stands; the names are those of the API without their prefix."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    WAITING = "WAITING"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+    DEAD = "DEAD"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing changes it any more."""
+        return self in FINAL
+
+
+FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.DEAD})
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of an agent for one user, as its user sees it. Lists leave `result_json` empty."""
+
+    run_id: str
+    thread_id: str
+    agent: str
+    state: State
+    epoch: int
+    input_json: str
+    result_json: str
+    error_reason: str
+    error_message: str
+    cancel_reason: str
+    create_time: datetime
+    start_time: datetime | None
+    finish_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """All that a worker needs of a run that it has taken."""
+
+    tenant_id: str
+    user_id: str
+    run_id: str
+    thread_id: str
+    agent: str
+    epoch: int
+    input_json: str
+    grant: bytes
+    queued_event: bytes
+    """The `run_queued` event, when it is not in the user's log yet; empty otherwise."""
+    elapsed_seconds: float
+    """Since the run's first start."""
+    more: bool
+    """The user has another run that could be taken now."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """This attempt of this run."""
+        return (self.run_id, self.epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ends. `message` is one sentence for its user."""
+
+    state: State
+    result_json: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+def succeeded(result: Any) -> Outcome:
+    """SUCCEEDED with the result; FAILED when the result is no JSON value or too large."""
+    try:
+        text = to_json(result)
+    except ValueError:
+        return Outcome(
+            State.FAILED, reason="RESULT_INVALID", message="The agent returned something that is no JSON value."
+        )
+    if (size := len(text.encode())) > MAX_RESULT_BYTES:
+        message = f"The agent's result has {size} bytes; it may have {MAX_RESULT_BYTES}."
+        return Outcome(State.FAILED, reason="RESULT_TOO_LARGE", message=message)
+    return Outcome(State.SUCCEEDED, result_json=text)
+
+
+def failed(reason: str, message: str) -> Outcome:
+    """FAILED, with what the agent said, made fit for storing."""
+    return Outcome(State.FAILED, reason=clean(reason, 64) or "AGENT_FAILED", message=clean(message, 2000))
+
+
+def died(cause: str) -> Outcome:
+    """DEAD: the agent, or what it ran in, is gone."""
+    return Outcome(State.DEAD, reason="AGENT_DIED", message=clean(cause, 2000))
+
+
+def cancelled(reason: str) -> Outcome:
+    """CANCELLED; the reason is the user's own."""
+    return Outcome(State.CANCELLED, reason="CANCELLED", message=reason)
+
+
+def timed_out(seconds: float) -> Outcome:
+    """TIMED_OUT after so many seconds."""
+    message = f"The run was not done within {seconds:g} s; ask for less, or in parts."
+    return Outcome(State.TIMED_OUT, reason="RUN_TIMED_OUT", message=message)
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON; ValueError for what is no JSON value: NaN, objects, cycles, keys that are no strings, half characters."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    text.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
+    return text
+
+
+def from_json(text: str) -> Any:
+    """The value of a JSON text; ValueError also for NaN and for depths that Python cannot hold."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def clean(value: object, limit: int) -> str:
+    """Text that every store and wire takes: no NUL, no half characters, at most `limit` characters."""
+    return str(value).encode("utf-8", "replace").decode().replace("\0", "")[:limit]
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """What a caller asks for; checked."""
+
+    request_id: str
+    agent: str
+    input_json: str
+    thread_id: str
+
+    def __post_init__(self) -> None:
+        check_id(self.request_id, "request_id")
+        if self.thread_id:
+            check_id(self.thread_id, "thread_id")
+        if not self.agent:
+            raise invalid("agent", "agent is empty; name one of those that ListAgents lists.")
+        check_input(self.input_json)
+
+    @property
+    def digest(self) -> bytes:
+        """Tells whether the same request_id comes with the same content."""
+        parts = (self.agent, self.thread_id, self.input_json)
+        return hashlib.sha256("\0".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
+
+
+def check_input(input_json: str) -> None:
+    """Raises INVALID_ARGUMENT unless it is a JSON object of at most 256 KiB."""
+    if (size := len(input_json.encode())) > MAX_INPUT_BYTES:
+        raise invalid("input_json", f"input_json has {size} bytes; it may have {MAX_INPUT_BYTES}.")
+    try:
+        value = from_json(input_json)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise invalid("input_json", 'input_json is not a JSON object; send one, for example {"text": "hello"}.')
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a list of runs goes on: after this run, newest first."""
+
+    create_time: datetime
+    run_id: str
+
+
+START = Position(datetime(9999, 1, 1, tzinfo=UTC), "")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """A page of a list of runs; checked."""
+
+    page_size: int
+    states: tuple[State, ...]
+    thread_id: str
+    after: Position
+
+    @classmethod
+    def checked(cls, page_size: int, page_token: str, states: Sequence[State], thread_id: str) -> ListRequest:
+        """Raises INVALID_ARGUMENT for a wrong size or id, and CURSOR_INVALID for a token of another list."""
+        if page_size > MAX_PAGE_SIZE:
+            raise invalid("page_size", f"page_size is {page_size}; it may be 1 to {MAX_PAGE_SIZE}.")
+        if thread_id:
+            check_id(thread_id, "thread_id")
+        wanted = tuple(sorted(set(states)))
+        after = _position(page_token, _filter_mark(wanted, thread_id)) if page_token else START
+        return cls(page_size or DEFAULT_PAGE_SIZE, wanted, thread_id, after)
+
+    def token_after(self, run: Run) -> str:
+        """The token of the page after this run."""
+        micros = (run.create_time - _EPOCH) // timedelta(microseconds=1)
+        mark = _filter_mark(self.states, self.thread_id)
+        return base64.urlsafe_b64encode(f"{mark} {micros} {run.run_id}".encode()).decode()
+
+
+def _filter_mark(states: Iterable[State], thread_id: str) -> str:
+    return hashlib.sha256(f"{','.join(states)} {thread_id}".encode()).hexdigest()[:8]
+
+
+def _position(token: str, mark: str) -> Position:
+    try:
+        found, micros, run_id = base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii").split(" ")
+        position = Position(_EPOCH + timedelta(microseconds=int(micros)), run_id)
+        if found == mark and is_id(run_id):
+            return position
+    except (ValueError, OverflowError):  # binascii.Error is a ValueError
+        pass
+    message = "page_token is not one that this list gave out; begin again without one."
+    raise invalid("page_token", message, "CURSOR_INVALID")
+
+
+def run_not_found(run_id: str) -> CarrelError:
+    """The run is absent or another user's: the same answer."""
+    return CarrelError(
+        Kind.NOT_FOUND, "RUN_NOT_FOUND", f"You have no run {run_id}; ListRuns lists yours.", metadata={"run_id": run_id}
+    )
+
+
+def agent_not_found(agent: str, existing: Sequence[str]) -> CarrelError:
+    """No such agent; the message names those that exist."""
+    shown = clean(agent, 128)
+    return CarrelError(
+        Kind.NOT_FOUND,
+        "AGENT_NOT_FOUND",
+        f"There is no agent {shown}; choose one of {', '.join(existing)}.",
+        metadata={"agent": shown, "agents": ",".join(existing)},
+    )
+
+
+def request_id_reused(request_id: str) -> CarrelError:
+    """The request_id came before with other content."""
+    return CarrelError(
+        Kind.RACED,
+        "REQUEST_ID_REUSED",
+        f"The request_id {request_id} has started another run already; take a new one for a new run.",
+        metadata={"request_id": request_id},
+    )
+
+
+def queue_full(limit: int) -> CarrelError:
+    """As many runs wait as may."""
+    return CarrelError(
+        Kind.OVER_LIMIT,
+        "LIMIT_EXCEEDED",
+        f"You have {limit} runs waiting, as many as may; start more when some of them are done.",
+        metadata={"limit": "queued_runs", "value": str(limit)},
+        retry_seconds=5.0,
+    )

@@ -1,0 +1,116 @@
+"""The outbox: what runs have still to tell their users is sent, even when the worker that should have sent it is dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import groupby
+
+from carrel.api.events.v1 import event_pb2 as pb
+from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.logs import get_logger
+from carrel_execution import events
+from carrel_execution.clients import Contexts, Log, passes
+from carrel_execution.credentials import REFUSALS
+from carrel_execution.queue import Queue, Sent, Unsent
+from carrel_execution.waiting import woken
+
+_INTERVAL_SECONDS = 0.25
+_HOLD_SECONDS = 1.0
+_BATCH_ROWS = 200
+_AT_ONCE = 16
+_APPEND_SECONDS = 5.0
+
+
+class Outbox:
+    """Deletes what is sent, in bulk, and relays what is overdue. To send twice is harmless: the log knows the ids of its events."""
+
+    def __init__(self, queue: Queue, contexts: Contexts, log: Log) -> None:
+        self._queue = queue
+        self._contexts = contexts
+        self._log = log
+        self._sent: dict[tuple[str, str, str], int] = {}
+        self._kick = asyncio.Event()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    def sent(self, sent: Sent) -> None:
+        """The outbox of a run is in its user's log up to a position; its rows can go."""
+        key = (sent.tenant_id, sent.user_id, sent.run_id)
+        self._sent[key] = max(sent.position, self._sent.get(key, 0))
+
+    def kick(self) -> None:
+        """There is something to send now."""
+        self._kick.set()
+
+    async def run(self) -> None:
+        """For ever, four times a second or when kicked."""
+        while True:
+            try:
+                await self.delete_sent()  # first: what was just sent by its worker need not be sent again
+                due = await self._queue.take_due(_BATCH_ROWS, _HOLD_SECONDS)
+                await self._relay(due)
+                if len(due) >= _BATCH_ROWS:
+                    continue
+            except CarrelError as error:
+                get_logger().warning("outbox.waits", reason=error.reason)
+            except Exception:
+                get_logger().exception("outbox.failed")
+            await woken(self._kick, _INTERVAL_SECONDS)
+
+    async def delete_sent(self) -> None:
+        """Deletes the rows of what was sent, in one statement."""
+        sent, self._sent = self._sent, {}
+        if not sent:
+            return
+        try:
+            await self._queue.delete_sent(Sent(*key, position) for key, position in sent.items())
+        except Exception:
+            for key, position in sent.items():
+                self.sent(Sent(*key, position))
+            raise
+
+    async def _relay(self, due: Sequence[Unsent]) -> None:
+        runs = [list(rows) for _, rows in groupby(due, lambda row: (row.tenant_id, row.user_id, row.run_id))]
+        await asyncio.gather(*(self._relay_run(rows) for rows in runs))
+
+    async def _relay_run(self, rows: Sequence[Unsent]) -> None:
+        last = rows[-1]
+        done = Sent(last.tenant_id, last.user_id, last.run_id, last.position)
+        try:
+            async with self._turns:
+                await self._append(rows)
+        except _GrantRefused as refusal:
+            get_logger().error("outbox.dropped", run_id=last.run_id, reason=refusal.reason, count=len(rows))
+        except CarrelError as error:
+            if passes(error) or error.kind is Kind.UNAUTHENTICATED or error.reason == "STALE_ATTEMPT":
+                get_logger().warning("outbox.retried", run_id=last.run_id, reason=error.reason)
+                return
+            get_logger().error("outbox.dropped", run_id=last.run_id, reason=error.reason, count=len(rows))
+        self.sent(done)
+
+    async def _append(self, rows: Sequence[Unsent]) -> None:
+        run = rows[0]
+        try:
+            credential = await self._contexts.for_attempt(
+                run.grant, run.run_id, run.thread_id, run.agent, max(run.epoch, 1)
+            )
+        except CarrelError as error:
+            if error.kind in REFUSALS:
+                raise _GrantRefused(error.reason) from None
+            raise
+        for batch in events.batches(_event(row) for row in rows):
+            await self._log.append(credential.signed, batch, _APPEND_SECONDS)
+
+
+class _GrantRefused(Exception):
+    """Nobody can write for this user any more."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _event(row: Unsent) -> pb.Event:
+    event = pb.Event.FromString(row.event)
+    event.agent = event.agent or row.agent  # a run that was cancelled while it waited was cancelled by its id alone
+    return event

@@ -1,0 +1,220 @@
+"""The statements of the workers, across users: claim, renew, end, give back, and what is still to be sent. One statement each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from carrel_chassis.db.sessions import database_errors
+from carrel_execution.domain import ClaimedRun, Outcome
+
+CLAIM = text("""
+    WITH slot AS MATERIALIZED (
+        SELECT tenant_id, user_id,
+               queued > 1 AND running + 1 < CASE WHEN running_limit > 0 THEN running_limit ELSE :running_limit END AS more
+        FROM user_slot
+        WHERE queued > 0 AND running < CASE WHEN running_limit > 0 THEN running_limit ELSE :running_limit END
+        ORDER BY head_time LIMIT :count FOR UPDATE SKIP LOCKED
+    ), next AS MATERIALIZED (
+        SELECT slot.more, head.* FROM slot CROSS JOIN LATERAL (
+            SELECT tenant_id, user_id, run_id FROM run
+            WHERE run.tenant_id = slot.tenant_id AND run.user_id = slot.user_id AND run.state = 'QUEUED'
+            ORDER BY create_time, run_id LIMIT 1 FOR UPDATE
+        ) AS head
+    ), claimed AS (
+        UPDATE run SET state = 'RUNNING', epoch = epoch + 1, worker = :worker, start_time = coalesce(start_time, now()),
+               lease_until = now() + make_interval(secs => :lease_seconds)
+        FROM next
+        WHERE run.tenant_id = next.tenant_id AND run.user_id = next.user_id AND run.run_id = next.run_id
+        RETURNING run.*, next.more
+    ), moved AS (
+        UPDATE user_slot SET running = running + 1, queued = queued - 1, head_time = now() FROM claimed
+        WHERE user_slot.tenant_id = claimed.tenant_id AND user_slot.user_id = claimed.user_id
+    )
+    SELECT c.tenant_id, c.user_id, c.run_id, c.thread_id, c.agent, c.epoch, c.input_json, c.grant_bytes,
+           coalesce(outbox.event, '') AS queued_event,
+           CAST(extract(epoch FROM now() - c.start_time) AS float8) AS elapsed_seconds, c.more
+    FROM claimed AS c LEFT JOIN outbox ON outbox.tenant_id = c.tenant_id AND outbox.user_id = c.user_id
+        AND outbox.run_id = c.run_id AND outbox.position = 0
+""")
+RENEW = text("""
+    UPDATE run SET lease_until = now() + make_interval(secs => :lease_seconds)
+    WHERE state IN ('RUNNING', 'CANCELLING') AND worker = :worker AND run_id = ANY(:run_ids)
+    RETURNING run_id, epoch, cancel_requested, cancel_reason
+""")
+FINISH = text("""
+    SELECT ended, reason, waiting FROM finish_run(:tenant_id, :user_id, :run_id, :epoch, :only_expired, :state,
+        :result_json, :error_reason, :error_message, :events)
+""")
+GIVE_BACK = text("""
+    SELECT count(*) FILTER (WHERE requeue_run(tenant_id, user_id, run_id, epoch, false)) FROM (
+        SELECT tenant_id, user_id, run_id, epoch FROM run
+        WHERE state = 'RUNNING' AND worker = :worker AND run_id = ANY(:run_ids)
+        ORDER BY tenant_id, user_id  -- each of them locks a slot: all lock in this order
+    ) AS held
+""")
+REAP = text("""
+    SELECT tenant_id, user_id, run_id, agent, epoch, state = 'CANCELLING' AS cancelling, cancel_reason,
+           CASE WHEN state = 'RUNNING' AND lost_leases + 1 < :max_attempts
+               THEN requeue_run(tenant_id, user_id, run_id, epoch, true) ELSE false END AS requeued,
+           lost_leases + 1 >= :max_attempts AS hopeless
+    FROM (
+        SELECT * FROM run WHERE state IN ('RUNNING', 'CANCELLING') AND lease_until < now() ORDER BY lease_until LIMIT 100
+    ) AS expired
+""")
+TAKE_DUE = text("""
+    WITH due AS MATERIALIZED (
+        SELECT tenant_id, user_id, run_id FROM outbox WHERE due_time <= now()
+        ORDER BY due_time LIMIT :count FOR UPDATE SKIP LOCKED
+    ), held AS (
+        UPDATE outbox SET due_time = now() + make_interval(secs => :hold_seconds)
+        FROM (SELECT DISTINCT * FROM due) AS due
+        WHERE outbox.tenant_id = due.tenant_id AND outbox.user_id = due.user_id AND outbox.run_id = due.run_id
+        RETURNING outbox.*
+    )
+    SELECT h.tenant_id, h.user_id, h.run_id, h.position, h.event, run.thread_id, run.agent, run.epoch, run.grant_bytes
+    FROM held AS h JOIN run ON run.tenant_id = h.tenant_id AND run.user_id = h.user_id AND run.run_id = h.run_id
+    ORDER BY h.tenant_id, h.user_id, h.run_id, h.position
+""")
+DELETE_SENT = text("""
+    DELETE FROM outbox USING unnest(
+        CAST(:tenant_ids AS text[]), CAST(:user_ids AS text[]), CAST(:run_ids AS text[]), CAST(:positions AS bigint[])
+    ) AS sent (tenant_id, user_id, run_id, position)
+    WHERE outbox.tenant_id = sent.tenant_id AND outbox.user_id = sent.user_id AND outbox.run_id = sent.run_id
+      AND outbox.position <= sent.position
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A run whose lease was renewed."""
+
+    run_id: str
+    epoch: int
+    cancel_requested: bool
+    cancel_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What `finish` found: FINISHED, CANCELLING or STALE; the user's reason to cancel; whether the user has runs waiting."""
+
+    ended: str
+    reason: str
+    waiting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A run whose worker is lost."""
+
+    tenant_id: str
+    user_id: str
+    run_id: str
+    agent: str
+    epoch: int
+    cancelling: bool
+    cancel_reason: str
+    requeued: bool
+    hopeless: bool
+    """It has lost as many workers as it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """An event that is not in its user's log, as far as is known, and the run it tells of."""
+
+    tenant_id: str
+    user_id: str
+    run_id: str
+    position: int
+    event: bytes
+    thread_id: str
+    agent: str
+    epoch: int
+    grant: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The outbox of this run is sent up to this position."""
+
+    tenant_id: str
+    user_id: str
+    run_id: str
+    position: int
+
+
+class Queue:
+    """The queue as one worker sees it. Every method is one transaction; UNAVAILABLE without a database."""
+
+    def __init__(self, engine: AsyncEngine, worker: str) -> None:
+        self._engine = engine
+        self.worker = worker
+
+    async def claim(self, count: int, *, lease_seconds: float, running_limit: int) -> list[ClaimedRun]:
+        """Takes up to `count` runs, the oldest of each of the users who have waited longest."""
+        values = {
+            "count": count,
+            "worker": self.worker,
+            "lease_seconds": lease_seconds,
+            "running_limit": running_limit,
+        }
+        return [ClaimedRun(*row) for row in await self._execute(CLAIM, values)]
+
+    async def renew(self, run_ids: Sequence[str], lease_seconds: float) -> list[Held]:
+        """Keeps the runs that are still this worker's; those that are missing in the answer are lost."""
+        values = {"worker": self.worker, "run_ids": list(run_ids), "lease_seconds": lease_seconds}
+        return [Held(*row) for row in await self._execute(RENEW, values)]
+
+    async def finish(
+        self, run: ClaimedRun | Expired, outcome: Outcome, events: Sequence[bytes], *, only_expired: bool = False
+    ) -> Ended:
+        """Ends the run if this attempt holds it, and puts its last events into the outbox, in one commit."""
+        values = {
+            "tenant_id": run.tenant_id,
+            "user_id": run.user_id,
+            "run_id": run.run_id,
+            "epoch": run.epoch,
+            "only_expired": only_expired,
+            "state": str(outcome.state),
+            "result_json": outcome.result_json or None,
+            "error_reason": outcome.reason or None,
+            "error_message": outcome.message if outcome.reason else None,
+            "events": list(events),
+        }
+        [row] = await self._execute(FINISH, values)
+        return Ended(*row)
+
+    async def give_back(self, run_ids: Sequence[str]) -> int:
+        """Puts runs of this worker back into the queue; returns how many."""
+        [row] = await self._execute(GIVE_BACK, {"worker": self.worker, "run_ids": list(run_ids)})
+        return int(row[0])
+
+    async def reap(self, max_attempts: int) -> list[Expired]:
+        """Requeues the runs of lost workers; those that cannot go on are only told, for the caller to end them."""
+        return [Expired(*row) for row in await self._execute(REAP, {"max_attempts": max_attempts})]
+
+    async def take_due(self, count: int, hold_seconds: float) -> list[Unsent]:
+        """All events of the runs that have overdue ones, in order; nobody else is given them for `hold_seconds`."""
+        return [Unsent(*row) for row in await self._execute(TAKE_DUE, {"count": count, "hold_seconds": hold_seconds})]
+
+    async def delete_sent(self, sent: Iterable[Sent]) -> None:
+        """Forgets what is in the users' logs."""
+        rows = list(sent)
+        values = {
+            "tenant_ids": [row.tenant_id for row in rows],
+            "user_ids": [row.user_id for row in rows],
+            "run_ids": [row.run_id for row in rows],
+            "positions": [row.position for row in rows],
+        }
+        await self._execute(DELETE_SENT, values)
+
+    async def _execute(self, statement: TextClause, values: dict[str, Any]) -> Sequence[Any]:
+        async with database_errors(), self._engine.begin() as connection:
+            result = await connection.execute(statement, values)
+            return result.all() if result.returns_rows else ()

@@ -1,0 +1,42 @@
+"""The settings of agent-execution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from carrel_chassis.settings import DatabaseSettings
+
+
+class ExecutionSettings(DatabaseSettings):
+    """Each field is read from `CARREL_<FIELD>`."""
+
+    runner_database_url: SecretStr
+    """`postgresql+asyncpg://...` as the role that claims and ends runs across users."""
+    runner_pool_size: int = Field(default=6, ge=1)
+    worker_capacity: int = Field(default=64, ge=0)
+    """How many runs this process works on at a time; 0 makes it accept runs and leave them to other processes."""
+    running_runs_per_user: int = Field(default=4, ge=1)
+    """How many runs of a user are worked on at a time, in all processes; a user's own limits come before it."""
+    queued_runs_per_user: int = Field(default=1000, ge=1)
+    """How many runs of a user may wait; a user's own limits come before it."""
+    lease_seconds: float = Field(default=6.0, ge=1.0)
+    """How long a worker may be silent before its runs are given to others; it says that it lives three times in this time."""
+    max_attempts: int = Field(default=5, ge=1)
+    """A run that has lost this many workers is DEAD."""
+    poll_seconds: float = Field(default=1.0, gt=0)
+    """How often the queue is looked at when nothing has woken the worker."""
+    run_seconds: float = Field(default=600.0, gt=0)
+    """How long a run may take from its first start; then it is TIMED_OUT."""
+    cancel_seconds: float = Field(default=5.0, gt=0)
+    """How long an agent that was cancelled may take to stop; then it is abandoned, and nothing it does reaches the world."""
+    agent_modules: str = ""
+    """Modules with an `AGENTS` tuple each, comma-separated, beside those that come with Carrel."""
+    prices_file: Path | None = None
+    """JSON: the price table that agents find in their settings as "prices"."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The names in `agent_modules`."""
+        return tuple(name.strip() for name in self.agent_modules.split(",") if name.strip())

@@ -1,0 +1,33 @@
+"""SQL over the user's corpora. It knows the statement; how it is kept within its bounds is the desk's business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from carrel_tools.tool import JSON, Desk, Tool
+
+MAX_ROWS = 10_000
+
+
+class SqlQuery(Tool):
+    """{"sql"} → {"columns", "rows", "truncated"}."""
+
+    name: ClassVar = "sql_query"
+    description: ClassVar = (
+        "Runs one SELECT (DuckDB's SQL; also WITH, DESCRIBE, SUMMARIZE, SHOW TABLES) over your corpora. Each corpus is a table of its "
+        "name, and all its columns are text: cast what you count. Returns at most 10,000 rows and 1 MiB; truncated says whether "
+        "there were more rows. Times are ISO strings; numbers that JSON lacks, such as NaN, are null."
+    )
+    scopes: ClassVar = frozenset({"corpora.read"})
+    arguments_schema: ClassVar = {
+        "type": "object",
+        "properties": {"sql": {"type": "string", "minLength": 1, "maxLength": 100_000}},
+        "required": ["sql"],
+        "additionalProperties": False,
+    }
+    reads_corpora: ClassVar = True
+    idempotent: ClassVar = True
+
+    async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
+        return await desk.query(arguments["sql"], MAX_ROWS)

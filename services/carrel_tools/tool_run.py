@@ -1,0 +1,46 @@
+"""One run of one tool: whatever it does, it comes to an ending that the ledger can hold. It knows no ledger and no user."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+
+from carrel_chassis.logs import get_logger
+from carrel_tools.domain import MAX_JSON_BYTES, Ending, Outcome, sentence
+from carrel_tools.tool import JSON, Desk, Tool, ToolFailure
+
+
+async def run_tool(tool: Tool, arguments: Mapping[str, JSON], desk: Desk, limit_seconds: float | None) -> Ending:
+    """Executes the tool for at most `limit_seconds`; raises nothing but the cancellation of its caller."""
+    try:
+        async with asyncio.timeout(limit_seconds) as scope:
+            result = await tool.execute(arguments, desk)
+        return Ending(Outcome.SUCCEEDED, result_json=_result_json(result))
+    except ToolFailure as failure:
+        return _failed(failure.reason, failure.message)
+    except Exception as error:
+        if isinstance(error, TimeoutError) and scope.expired():
+            return _too_late(tool, limit_seconds)
+        # Its text may hold anything; its type says where to look, and the log has the rest.
+        get_logger().exception("tool.crashed", tool=tool.name)
+        return _failed(
+            "TOOL_CRASHED", f"The tool {tool.name} broke ({type(error).__name__}); its operator finds why in the log."
+        )
+
+
+def _too_late(tool: Tool, limit_seconds: float | None) -> Ending:
+    if not tool.idempotent:
+        return Ending(Outcome.UNKNOWN)
+    return _failed("TOOL_TIMEOUT", f"The tool {tool.name} was not done within {limit_seconds:g} s; ask for less.")
+
+
+def _failed(reason: str, message: str) -> Ending:
+    return Ending(Outcome.FAILED, error_reason=sentence(reason), error_message=sentence(message))
+
+
+def _result_json(result: JSON) -> str:
+    text = json.dumps(result, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if (size := len(text.encode())) > MAX_JSON_BYTES:
+        raise ToolFailure("TOO_LARGE", f"The result has {size} bytes; it may have {MAX_JSON_BYTES}: ask for less.")
+    return text

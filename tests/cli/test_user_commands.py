@@ -1,0 +1,132 @@
+"""What a user does at the command line, end to end, and that another user's things are not there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+
+from carrel.api.context.v1 import user_context_pb2
+from carrel_chassis.signing import decode_context
+from tests.cli.program import EXAMPLE, as_person, carrel, ended, next_line, running
+from tests.support.system import Person, System
+
+
+async def test_a_report_comes_from_an_uploaded_file(system: System, ada: Person) -> None:
+    uploaded = await as_person(system, ada, "corpus", "upload", "trace", str(EXAMPLE), "--json")
+    assert uploaded.document["corpus"]["size_bytes"] == EXAMPLE.stat().st_size
+    listed = await as_person(system, ada, "corpus", "list", "--json")
+    assert [corpus["name"] for corpus in listed.document["corpora"]] == ["trace"]
+
+    arguments = ("run", "supervisor", "Where does the money go?", "--corpus", "trace")
+    first, *events, last = (await as_person(system, ada, *arguments, "--json")).documents
+    assert {"run"} == first.keys() == last.keys()
+    assert last["run"]["state"] == "SUCCEEDED"
+    assert last["run"]["result"]["facts"]["requests"] == len(EXAMPLE.read_text().splitlines()) - 1
+    assert [event["event"]["final"] for event in events] == [False] * (len(events) - 1) + [True]
+    assert {event["event"]["run_id"] for event in events} == {first["run"]["run_id"]}
+
+    on_a_pipe = await as_person(system, ada, *arguments)
+    assert on_a_pipe.code == 0
+    assert on_a_pipe.out.startswith("# Usage report: trace\n")
+    assert "calls sql_query" in on_a_pipe.err
+
+    deleted = await as_person(system, ada, "corpus", "delete", "trace")
+    assert (deleted.code, deleted.out) == (0, "trace is deleted.\n")
+
+
+async def test_a_run_that_fails_says_why_and_exits_with_1(system: System, ada: Person) -> None:
+    failed = await as_person(system, ada, "run", "supervisor", "What?", "--corpus", "trace")
+    assert (failed.code, failed.out) == (1, "")
+    assert failed.err.splitlines()[-1].endswith("[CORPUS_NOT_FOUND]")
+
+
+async def test_runs_and_events_are_listed_page_by_page(system: System, ada: Person) -> None:
+    started = await as_person(system, ada, "run", "echo", "--input", '{"text": "hello"}', "--thread", "a-thread")
+    assert json.loads(started.out) == {"text": "hello"}
+    listed = (await as_person(system, ada, "runs", "list", "--json")).document["runs"]
+    assert [(run["agent"], run["state"], run["thread_id"]) for run in listed] == [("echo", "SUCCEEDED", "a-thread")]
+    run_id = listed[0]["run_id"]
+    shown = await as_person(system, ada, "runs", "show", run_id)
+    assert run_id in shown.out and '"text": "hello"' in shown.out
+
+    events = [line["event"] for line in (await as_person(system, ada, "events", "--json")).documents]
+    assert [event["offset"] for event in events] == list(range(1, len(events) + 1))
+    rest = await as_person(system, ada, "events", "--after", events[1]["cursor"], "--json")
+    assert [line["event"]["event_id"] for line in rest.documents] == [event["event_id"] for event in events[2:]]
+    kinds = await as_person(
+        system, ada, "events", "--type", "tool_executing", "--type", "tool_completed", "--run", run_id, "--json"
+    )
+    assert [line["event"]["type"] for line in kinds.documents] == ["tool_executing", "tool_completed"]
+    assert kinds.documents[0]["event"]["payload"]["arguments"] == {"text": "hello"}
+
+
+async def test_another_users_run_is_not_there(system: System, ada: Person, eve: Person) -> None:
+    run_id = (await as_person(system, ada, "run", "echo", "--input", '{"text": "mine"}', "--no-follow")).out.strip()
+    for arguments in (["runs", "show", run_id], ["runs", "cancel", run_id]):
+        refused = await as_person(system, eve, *arguments, "--json")
+        assert refused.code == 1
+        assert refused.document["error"]["reason"] == "RUN_NOT_FOUND"
+        assert "mine" not in refused.out + refused.err
+    assert (await as_person(system, eve, "runs", "list", "--json")).document == {"runs": []}
+    assert (await as_person(system, eve, "events", "--json")).out == ""
+    assert (await as_person(system, eve, "events", "--run", run_id, "--json")).out == ""
+
+
+async def test_ctrl_c_leaves_the_run_going_and_says_how_to_stop_it(system: System, ada: Person) -> None:
+    command = ("run", "sleeper", "--input", '{"seconds": 30}', "--json")
+    with running(*command, data_dir=system.data_dir, CARREL_TOKEN=ada.token) as process:
+        run_id = json.loads(await next_line(process))["run"]["run_id"]
+        assert json.loads(await next_line(process))["event"]["run_id"] == run_id, "it follows"
+        process.send_signal(signal.SIGINT)
+        left = await ended(process)
+    assert left.code == 130
+    assert f"carrel runs cancel {run_id}" in left.err.splitlines()[-1]
+    shown = await as_person(system, ada, "runs", "show", run_id, "--json")
+    assert shown.document["run"]["state"] in ("QUEUED", "RUNNING")
+    cancelled = await as_person(system, ada, "runs", "cancel", run_id, "--reason", "enough", "--json")
+    assert cancelled.document["run"]["state"] in ("CANCELLING", "CANCELLED")
+
+
+async def test_events_are_followed_live_until_ctrl_c(system: System, ada: Person) -> None:
+    with running("events", "--follow", "--json", data_dir=system.data_dir, CARREL_TOKEN=ada.token) as process:
+        started = await as_person(system, ada, "run", "echo", "--input", '{"text": "hello"}', "--no-follow", "--json")
+        event = json.loads(await next_line(process))["event"]
+        assert event["run_id"] == started.document["run"]["run_id"]
+        while not event["final"]:
+            event = json.loads(await next_line(process))["event"]
+        process.send_signal(signal.SIGINT)
+        left = await ended(process)
+    assert (left.code, left.out, left.err) == (130, "", "")
+
+
+async def test_agents_and_tools_are_listed_for_programs_and_for_pipes(system: System, ada: Person) -> None:
+    agents = (await as_person(system, ada, "agents", "--json")).document["agents"]
+    assert {"supervisor", "echo"} <= {agent["name"] for agent in agents}
+    tools = (await as_person(system, ada, "tools")).out.splitlines()
+    assert tools[0] == "TOOL\tWHAT IT DOES"
+    assert any(line.startswith("sql_query\t") for line in tools)
+
+
+async def test_each_form_of_a_token_is_good(system: System, ada: Person) -> None:
+    who = ("--tenant", ada.tenant_id, "--user", ada.user_id)
+    for form in ((), ("--api-key",), ("--lifetime", "60")):
+        made = (await carrel("token", *who, *form, data_dir=system.data_dir)).out.strip()
+        assert (await carrel("runs", "list", "--json", data_dir=system.data_dir, CARREL_TOKEN=made)).code == 0
+    context = (await carrel("token", *who, "--context", "--json", data_dir=system.data_dir)).document["context"]
+    signed = user_context_pb2.SignedUserContext.FromString(base64.b64decode(context, validate=True))
+    assert decode_context(signed.context).owner == (ada.tenant_id, ada.user_id)
+
+
+async def test_a_bad_token_is_refused_with_its_reason(system: System) -> None:
+    refused = await carrel("agents", "--token", "nonsense", "--json", data_dir=system.data_dir)
+    assert refused.code == 1
+    assert refused.document["error"]["reason"] == "CREDENTIAL_INVALID"
+
+
+async def test_doctor_sees_every_service_serving(system: System) -> None:
+    report = await carrel("doctor", "--json", data_dir=system.data_dir)
+    assert report.code == 0
+    levels = {check["name"]: check["level"] for check in report.document["checks"]}
+    services = {f"service {name}" for name in ("gateway", "context", "execution", "tools", "events")}
+    assert services <= levels.keys() and set(levels.values()) == {"ok"}
