@@ -54,24 +54,16 @@ async def _kill_a_service_and_see_it_back(launcher: int, data_dir: Path) -> None
     await eventually(all_well, seconds=20)
 
 
-async def test_down_stops_what_up_started(folder: Path) -> None:
-    with running("up", "--port-base", "0", "--json", data_dir=folder) as process:
-        await next_line(process)
-        down = await carrel("down", "--json", data_dir=folder)
-        assert down.document == {"stopped": True, "data_dir": str(folder)}
-        assert (await ended(process)).code == 0
-    assert processes_of(folder) == []
-
-
-async def test_up_stopped_while_it_starts_leaves_nothing(folder: Path) -> None:
+async def test_down_stops_even_what_is_still_starting(folder: Path) -> None:
     with running("up", "--port-base", "0", "--json", data_dir=folder) as process:
 
         async def began() -> bool:
             return (folder / "stack.json").exists()
 
         await eventually(began)
-        process.send_signal(signal.SIGTERM)
+        down = await carrel("down", "--json", data_dir=folder)
         left = await ended(process)
+    assert down.document == {"stopped": True, "data_dir": str(folder)}
     assert (left.code, left.out) == (130, "")
     assert processes_of(folder) == []
 

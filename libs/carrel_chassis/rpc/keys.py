@@ -56,7 +56,12 @@ class FetchedKeys:
         self._asked = self._monotonic()
         with remote_errors():
             answer = await self._stub.ListSigningKeys(
-                pb.ListSigningKeysRequest(), metadata=self._peer.metadata(), timeout=2.0, wait_for_ready=False
+                pb.ListSigningKeysRequest(),
+                metadata=self._peer.metadata(),
+                timeout=2.0,
+                # At the start the context service may be up while the channel still pauses after its first failure:
+                # a call that came then would be refused although nothing is wrong. With keys at hand nobody waits.
+                wait_for_ready=not self._keys,
             )
         self._keys = {key.key_id: Ed25519PublicKey.from_public_bytes(key.public_key) for key in answer.keys}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import shutil
 import sys
@@ -14,10 +16,12 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from carrel_chassis.deploy import main
 from carrel_chassis.stack.data_folder import DataFolder
 from carrel_chassis.stack.nats import EmbeddedNats
 from carrel_chassis.stack.ports import free_ports
 from carrel_chassis.stack.postgres import EmbeddedPostgres
+from tests.libs.deploy.compose_file import compose
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,21 @@ async def run(*command: str, **environment: str) -> Answer:
     return Answer(process.returncode, output.decode())
 
 
+async def deploy(*words: str) -> Answer:
+    """Calls the operator's command, in a thread of this process: a process each would be most of the tests' time."""
+
+    def call() -> Answer:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            try:
+                code = main(list(words))
+            except SystemExit as end:
+                code = int(str(end.code))
+        return Answer(code, said.getvalue())
+
+    return await asyncio.to_thread(call)
+
+
 @dataclass(frozen=True)
 class External:
     """Two servers run by others."""
@@ -46,15 +65,10 @@ class External:
     postgres_url: str
     nats_url: str
 
-    async def prepare(self, folder: Path, *options: str, **changes: str) -> Answer:
-        """Calls `prepare` as an operator does, the URLs in its environment."""
-        urls = {"CARREL_POSTGRES_ADMIN_URL": self.postgres_url, "CARREL_NATS_URL": self.nats_url, **changes}
-        return await deploy("prepare", "--to", str(folder), *options, **urls)
-
-
-async def deploy(*words: str, **environment: str) -> Answer:
-    """Calls the operator's command."""
-    return await run(sys.executable, "-m", "carrel_chassis.deploy", *words, **environment)
+    async def prepare(self, folder: Path, *options: str) -> Answer:
+        """Calls `prepare` with the two URLs; an option that comes again wins."""
+        urls = ("--postgres-url", self.postgres_url, "--nats-url", self.nats_url)
+        return await deploy("prepare", "--to", str(folder), *urls, *options)
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
@@ -76,9 +90,12 @@ async def external() -> AsyncIterator[External]:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def prepared(external: External) -> AsyncIterator[Path]:
-    """A folder that was prepared for the servers, with the development issuer; tests leave it as it is."""
+    """A folder that was prepared as docker-compose.yml does it, with the development issuer; tests leave it as it is."""
     path = Path(tempfile.mkdtemp(prefix="carrel-test-"))
-    answer = await external.prepare(path, "--dev-issuer")
+    _, *words = compose()["services"]["prepare"]["command"]
+    urls = {"CARREL_POSTGRES_ADMIN_URL": external.postgres_url, "CARREL_NATS_URL": external.nats_url}
+    command = [str(path) if word == "/secrets" else word for word in words]
+    answer = await run(sys.executable, *command, CARREL_DEV_ISSUER="1", **urls)
     assert answer.code == 0, answer.said
     yield path
     shutil.rmtree(path, ignore_errors=True)

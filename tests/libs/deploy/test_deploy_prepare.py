@@ -98,7 +98,7 @@ def reads_the_bus(service: Service) -> bool:
 
 def test_all_that_was_written_is_private(prepared: Path) -> None:
     for path in (prepared, *prepared.rglob("*")):
-        assert path.stat().st_mode & 0o077 == 0 or path.name == "lock", path
+        assert path.stat().st_mode & 0o077 == 0, path
     assert all(PATHS.match(text) for path in prepared.glob("*/carrel_*_file") for text in [path.read_text()])
 
 
@@ -154,24 +154,33 @@ async def test_a_password_that_is_struck_out_is_made_anew(external: External, pr
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("options", "sentence"),
     [
-        ({"CARREL_NATS_URL": "nats://127.0.0.1:1"}, "The NATS server of the URL does not answer"),
-        (
-            {"CARREL_POSTGRES_ADMIN_URL": "postgresql://a:b@127.0.0.1:1/x"},
-            "PostgreSQL at 127.0.0.1:1 does not let us in",
-        ),
-        ({"CARREL_POSTGRES_ADMIN_URL": "postgresql://a:b@127.0.0.1:x/x"}, "The PostgreSQL URL is not one"),
-        ({"CARREL_POSTGRES_ADMIN_URL": "mysql://a:b@127.0.0.1/x"}, "The PostgreSQL URL is not of the form"),
-        ({"CARREL_POSTGRES_ADMIN_URL": ""}, "The following arguments are required: --postgres-url"),
+        (["--nats-url", "nats://127.0.0.1:1"], "The NATS server of the URL does not answer"),
+        (["--postgres-url", "postgresql://a:b@127.0.0.1:1/x"], "PostgreSQL at 127.0.0.1:1 does not let us in"),
+        (["--postgres-url", "postgresql://a:b@127.0.0.1:x/x"], "The PostgreSQL URL is not one"),
+        (["--postgres-url", "mysql://a:b@127.0.0.1/x"], "The PostgreSQL URL is not of the form"),
+        (["--owner", "ada"], "Argument --owner: invalid"),
     ],
 )
 async def test_what_is_wrong_is_said_in_one_sentence(
-    external: External, tmp_path: Path, changes: dict[str, str], sentence: str
+    external: External, tmp_path: Path, options: list[str], sentence: str
 ) -> None:
-    answer = await external.prepare(tmp_path / "new", **changes)
+    answer = await external.prepare(tmp_path / "new", *options)
     assert answer.code in (1, 2) and answer.said.startswith(sentence)
     assert answer.said.count("\n") == 1 and ":b@" not in answer.said
+
+
+async def test_a_url_that_is_missing_is_asked_for(tmp_path: Path) -> None:
+    answer = await deploy("prepare", "--to", str(tmp_path), "--nats-url", "nats://127.0.0.1:1")
+    assert answer.code == 2 and answer.said == "The following arguments are required: --postgres-url; see --help.\n"
+
+
+async def test_a_key_that_was_damaged_is_named(external: External, prepared: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(prepared, tmp_path / "copy")
+    (folder / "secrets.json").write_text("{")
+    answer = await external.prepare(folder)
+    assert answer.code == 1 and "restore it from a copy" in answer.said
 
 
 async def test_a_folder_of_somebody_else_is_left_alone(external: External, tmp_path: Path) -> None:

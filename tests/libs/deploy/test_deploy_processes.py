@@ -14,12 +14,13 @@ import httpx
 
 from carrel_chassis.stack import SERVICES
 from carrel_chassis.stack.development import development_token
+from carrel_chassis.stack.health import until_serving
 from carrel_chassis.stack.ports import free_ports
 from tests.libs.deploy.compose_file import Here, compose
-from tests.libs.deploy.conftest import deploy, run
+from tests.libs.deploy.conftest import Answer, deploy, run
 
 CONTAINERS: dict[str, dict[str, Any]] = compose()["services"]
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 
 
 def here(secrets: Path, corpora: Path) -> Here:
@@ -55,12 +56,15 @@ async def process(name: str, where: Here, logs: Path) -> AsyncIterator[Process]:
 
 
 async def until_healthy(name: str, started: Process, where: Here, logs: Path) -> None:
-    """Asks by the health check of the file, as Docker does, until it is content."""
+    """Waits for the answer SERVING, then asks by the health check of the file, as Docker does."""
     _, *check = CONTAINERS[name]["healthcheck"]["test"]
+
+    def still_runs() -> None:
+        assert started.returncode is None, (logs / f"{name}.log").read_text()
+
     async with asyncio.timeout(_START_SECONDS):
-        while (answer := await run(*where.command(check))).code != 0:
-            assert answer.said.count("\n") == 1, answer.said
-            assert started.returncode is None, (logs / f"{name}.log").read_text()
+        await until_serving(where.text(check[-1]), still_runs)
+    assert await run(*where.command(check)) == Answer(0, "")
 
 
 async def test_the_commands_of_the_file_serve_and_know_each_other(prepared: Path, tmp_path: Path) -> None:
