@@ -99,7 +99,7 @@ def _tool_completed(event: Event) -> str:
     done = event.tool_completed
     if done.succeeded:
         return f"has the answer of {done.tool} after {done.duration_ms:,} ms"
-    return f"was refused or failed by {done.tool}: {done.error_message}"
+    return f"has no answer of {done.tool}: {done.error_message}"
 
 
 def _progress(event: Event) -> str:

@@ -104,9 +104,14 @@ class Output:
         from rich import box
         from rich.table import Table
 
-        table = Table(*columns, box=box.SIMPLE_HEAD, header_style="bold")
-        for row in rows:
-            table.add_row(*(one_line(cell) for cell in row))
+        cells = [[one_line(cell) for cell in row] for row in rows]
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+        # The name in the first column is what the next command asks for: whole, however narrow the terminal is.
+        table.add_column(columns[0], no_wrap=True, min_width=max(len(row[0]) for row in cells))
+        for column in columns[1:]:
+            table.add_column(column, overflow="fold")
+        for row in cells:
+            table.add_row(*row)
         self.console.print(table)
 
 

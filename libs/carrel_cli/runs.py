@@ -68,10 +68,8 @@ async def list_(
             if len(found) == limit:
                 break
     session.out.document({"runs": [document(one) for one in found]})
-    rows = [(one.run_id, one.agent, state_name(one), moment(one.create_time), one.thread_id) for one in found]
-    session.out.table(
-        ["RUN", "AGENT", "STATE", "ACCEPTED", "THREAD"], rows, "No runs yet: start one with `carrel run`."
-    )
+    rows = [(one.run_id, one.agent, state_name(one), moment(one.create_time)) for one in found]
+    session.out.table(["RUN", "AGENT", "STATE", "ACCEPTED"], rows, "No runs yet: start one with `carrel run`.")
 
 
 @app.command("show")

@@ -25,8 +25,8 @@ STEP = ["progress_update", "tool_executing", "tool_completed"]
 
 @pytest_asyncio.fixture(scope="module")
 async def fragile(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """Its execution process is killed; runs may take six seconds."""
-    environment = {"CARREL_LEASE_SECONDS": "1.5", "CARREL_RUN_SECONDS": "6", "CARREL_CANCEL_SECONDS": "0.5"}
+    """Its execution process is killed."""
+    environment = {"CARREL_LEASE_SECONDS": "1.5", "CARREL_CANCEL_SECONDS": "0.5"}
     settings = test_settings(
         tmp_path_factory.mktemp("fragile") / "data",
         only=SERVICES,
@@ -58,14 +58,6 @@ async def test_a_run_goes_on_when_its_process_ends_and_says_nothing_twice(
     assert ended.attempt == 2 and json.loads(ended.result_json)["numbers"] == list(range(1, 9))
 
 
-async def test_a_run_that_takes_too_long_is_timed_out(fragile: System) -> None:
-    runs = Runs(fragile, await fragile.person())
-    run = await runs.start("sleeper", {"seconds": 60})
-    last = (await runs.story(run.run_id))[-1]
-    assert (last.type, last.agent_failed.reason) == ("agent_failed", "RUN_TIMED_OUT")
-    assert (await runs.get(run.run_id)).state == run_pb2.RUN_STATE_TIMED_OUT
-
-
 async def test_a_run_whose_user_is_gone_when_its_turn_comes_does_nothing(fragile: System) -> None:
     person = await fragile.person()
     runs = Runs(fragile, person)
@@ -91,7 +83,7 @@ async def test_a_run_whose_user_is_gone_when_its_turn_comes_does_nothing(fragile
 
 @pytest_asyncio.fixture(scope="module")
 async def divided(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """One process takes the calls and works on nothing, another works; polls and leases are too long to help."""
+    """One process takes the calls and works on nothing, another works, for 8 s at a run; polls and leases are too long to help."""
     common = {"CARREL_POLL_SECONDS": "30", "CARREL_LEASE_SECONDS": "60"}
     settings = test_settings(
         tmp_path_factory.mktemp("divided") / "data",
@@ -101,7 +93,12 @@ async def divided(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sys
     async with Stack(settings) as stack:
         await stack.ready(60)
         environment = stack.service_environment("execution")
-        environment |= {"CARREL_WORKER_CAPACITY": "8", "CARREL_LISTEN": "127.0.0.1:0", "CARREL_METRICS_LISTEN": ""}
+        environment |= {
+            "CARREL_WORKER_CAPACITY": "8",
+            "CARREL_RUN_SECONDS": "8",
+            "CARREL_LISTEN": "127.0.0.1:0",
+            "CARREL_METRICS_LISTEN": "",
+        }
         environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], *sys.path])
         other = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "carrel_execution", env=environment, stderr=asyncio.subprocess.DEVNULL
@@ -121,3 +118,11 @@ async def test_a_run_that_is_accepted_here_is_worked_on_and_cancelled_there(divi
     assert (await runs.story(second.run_id, seconds=5.0))[-1].type == "agent_completed"
     await runs.cancel(first.run_id, "enough")
     assert (await runs.story(first.run_id, seconds=5.0))[-1].run_cancelled.reason == "enough"
+
+
+async def test_a_run_that_takes_too_long_is_timed_out(divided: System) -> None:
+    runs = Runs(divided, await divided.person())
+    run = await runs.start("sleeper", {"seconds": 60})
+    last = (await runs.story(run.run_id))[-1]
+    assert (last.type, last.agent_failed.reason) == ("agent_failed", "RUN_TIMED_OUT")
+    assert (await runs.get(run.run_id)).state == run_pb2.RUN_STATE_TIMED_OUT

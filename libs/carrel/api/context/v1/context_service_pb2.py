@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+carrel/api/context/v1/context_service.proto\x12\x15\x63\x61rrel.api.context.v1\x1a(carrel/api/context/v1/user_context.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\x11\x41uthenticatedUser\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"\xc7\x01\n\x13IssueContextRequest\x12\x38\n\x04user\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.AuthenticatedUserH\x00\x12\x11\n\x07\x61pi_key\x18\x02 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rconnection_id\x18\x04 \x01(\t\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\tprincipal\"X\n\x14IssueContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\xb6\x01\n\x16\x45xchangeContextRequest\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x11\n\taudiences\x18\x02 \x03(\t\x12\x35\n\x06limits\x18\x03 \x01(\x0b\x32%.carrel.api.context.v1.ResourceLimits\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tthread_id\x18\x05 \x01(\t\"[\n\x17\x45xchangeContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\x94\x01\n\x16IssueRunContextRequest\x12\x37\n\x05grant\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\"[\n\x17IssueRunContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\x18\n\x16ListSigningKeysRequest\"0\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"J\n\x17ListSigningKeysResponse\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.carrel.api.context.v1.SigningKey\"H\n\x13\x43reateApiKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\";\n\x14\x43reateApiKeyResponse\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t2\xd2\x05\n\x0e\x43ontextService\x12\x82\x01\n\x0cIssueContext\x12*.carrel.api.context.v1.IssueContextRequest\x1a+.carrel.api.context.v1.IssueContextResponse\"\x19\x8a\xc0\x18\x15\x08\x02\x1a\x07gateway\x1a\x08operator\x12x\n\x0f\x45xchangeContext\x12-.carrel.api.context.v1.ExchangeContextRequest\x1a..carrel.api.context.v1.ExchangeContextResponse\"\x06\x8a\xc0\x18\x02\x08\x01\x12\x89\x01\n\x0fIssueRunContext\x12-.carrel.api.context.v1.IssueRunContextRequest\x1a..carrel.api.context.v1.IssueRunContextResponse\"\x17\x8a\xc0\x18\x13\x08\x02\x1a\x0f\x61gent-execution\x12\xb9\x01\n\x0fListSigningKeys\x12-.carrel.api.context.v1.ListSigningKeysRequest\x1a..carrel.api.context.v1.ListSigningKeysResponse\"G\x8a\xc0\x18\x43\x08\x02\x1a\x07gateway\x1a\x0f\x61gent-execution\x1a\rtool-dispatch\x1a\x0c\x65vent-stream\x1a\x08operator\x12y\n\x0c\x43reateApiKey\x12*.carrel.api.context.v1.CreateApiKeyRequest\x1a+.carrel.api.context.v1.CreateApiKeyResponse\"\x10\x8a\xc0\x18\x0c\x08\x02\x1a\x08operatorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+carrel/api/context/v1/context_service.proto\x12\x15\x63\x61rrel.api.context.v1\x1a(carrel/api/context/v1/user_context.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\x11\x41uthenticatedUser\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"\xc7\x01\n\x13IssueContextRequest\x12\x38\n\x04user\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.AuthenticatedUserH\x00\x12\x11\n\x07\x61pi_key\x18\x02 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rconnection_id\x18\x04 \x01(\t\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\tprincipal\"X\n\x14IssueContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\xb6\x01\n\x16\x45xchangeContextRequest\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x11\n\taudiences\x18\x02 \x03(\t\x12\x35\n\x06limits\x18\x03 \x01(\x0b\x32%.carrel.api.context.v1.ResourceLimits\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tthread_id\x18\x05 \x01(\t\"[\n\x17\x45xchangeContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\xa5\x01\n\x16IssueRunContextRequest\x12\x37\n\x05grant\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x0f\n\x07\x63losing\x18\x06 \x01(\x08\"[\n\x17IssueRunContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\x18\n\x16ListSigningKeysRequest\"0\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"J\n\x17ListSigningKeysResponse\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.carrel.api.context.v1.SigningKey\"H\n\x13\x43reateApiKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\";\n\x14\x43reateApiKeyResponse\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t2\xd2\x05\n\x0e\x43ontextService\x12\x82\x01\n\x0cIssueContext\x12*.carrel.api.context.v1.IssueContextRequest\x1a+.carrel.api.context.v1.IssueContextResponse\"\x19\x8a\xc0\x18\x15\x08\x02\x1a\x07gateway\x1a\x08operator\x12x\n\x0f\x45xchangeContext\x12-.carrel.api.context.v1.ExchangeContextRequest\x1a..carrel.api.context.v1.ExchangeContextResponse\"\x06\x8a\xc0\x18\x02\x08\x01\x12\x89\x01\n\x0fIssueRunContext\x12-.carrel.api.context.v1.IssueRunContextRequest\x1a..carrel.api.context.v1.IssueRunContextResponse\"\x17\x8a\xc0\x18\x13\x08\x02\x1a\x0f\x61gent-execution\x12\xb9\x01\n\x0fListSigningKeys\x12-.carrel.api.context.v1.ListSigningKeysRequest\x1a..carrel.api.context.v1.ListSigningKeysResponse\"G\x8a\xc0\x18\x43\x08\x02\x1a\x07gateway\x1a\x0f\x61gent-execution\x1a\rtool-dispatch\x1a\x0c\x65vent-stream\x1a\x08operator\x12y\n\x0c\x43reateApiKey\x12*.carrel.api.context.v1.CreateApiKeyRequest\x1a+.carrel.api.context.v1.CreateApiKeyResponse\"\x10\x8a\xc0\x18\x0c\x08\x02\x1a\x08operatorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,19 +56,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXCHANGECONTEXTRESPONSE']._serialized_start=766
   _globals['_EXCHANGECONTEXTRESPONSE']._serialized_end=857
   _globals['_ISSUERUNCONTEXTREQUEST']._serialized_start=860
-  _globals['_ISSUERUNCONTEXTREQUEST']._serialized_end=1008
-  _globals['_ISSUERUNCONTEXTRESPONSE']._serialized_start=1010
-  _globals['_ISSUERUNCONTEXTRESPONSE']._serialized_end=1101
-  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=1103
-  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=1127
-  _globals['_SIGNINGKEY']._serialized_start=1129
-  _globals['_SIGNINGKEY']._serialized_end=1177
-  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=1179
-  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=1253
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1255
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1327
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1329
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1388
-  _globals['_CONTEXTSERVICE']._serialized_start=1391
-  _globals['_CONTEXTSERVICE']._serialized_end=2113
+  _globals['_ISSUERUNCONTEXTREQUEST']._serialized_end=1025
+  _globals['_ISSUERUNCONTEXTRESPONSE']._serialized_start=1027
+  _globals['_ISSUERUNCONTEXTRESPONSE']._serialized_end=1118
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=1120
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=1144
+  _globals['_SIGNINGKEY']._serialized_start=1146
+  _globals['_SIGNINGKEY']._serialized_end=1194
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=1196
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=1270
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1272
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1344
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1346
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1405
+  _globals['_CONTEXTSERVICE']._serialized_start=1408
+  _globals['_CONTEXTSERVICE']._serialized_end=2130
 # @@protoc_insertion_point(module_scope)

@@ -181,10 +181,13 @@ class IssueRunContextRequest(_message.Message):
     THREAD_ID_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    CLOSING_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     thread_id: _builtins.str
     agent: _builtins.str
     attempt: _builtins.int
+    closing: _builtins.bool
+    """The context is for writing the end of the run into the user's log and for nothing else: then the user may be gone, disabled or revoked."""
     @_builtins.property
     def grant(self) -> _user_context_pb2.SignedUserContext:
         """The context that the run was started with, as it was stored; it may have expired since."""
@@ -197,10 +200,11 @@ class IssueRunContextRequest(_message.Message):
         thread_id: _builtins.str = ...,
         agent: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        closing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "grant", b"grant", "run_id", b"run_id", "thread_id", b"thread_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "closing", b"closing", "grant", b"grant", "run_id", b"run_id", "thread_id", b"thread_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

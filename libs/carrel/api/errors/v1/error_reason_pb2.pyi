@@ -80,6 +80,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOOL_NOT_FOUND: _ErrorReason.ValueType  # 62
     ERROR_REASON_CORPUS_NOT_FOUND: _ErrorReason.ValueType  # 63
     ERROR_REASON_API_KEY_NOT_FOUND: _ErrorReason.ValueType  # 64
+    ERROR_REASON_REVOCATION_NOT_FOUND: _ErrorReason.ValueType  # 65
+    ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 66
+    ERROR_REASON_TENANT_NOT_FOUND: _ErrorReason.ValueType  # 67
+    ERROR_REASON_THREAD_NOT_FOUND: _ErrorReason.ValueType  # 68
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION and ABORTED: the state forbids it, or somebody was faster.
 
@@ -174,6 +178,10 @@ ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 61
 ERROR_REASON_TOOL_NOT_FOUND: ErrorReason.ValueType  # 62
 ERROR_REASON_CORPUS_NOT_FOUND: ErrorReason.ValueType  # 63
 ERROR_REASON_API_KEY_NOT_FOUND: ErrorReason.ValueType  # 64
+ERROR_REASON_REVOCATION_NOT_FOUND: ErrorReason.ValueType  # 65
+ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 66
+ERROR_REASON_TENANT_NOT_FOUND: ErrorReason.ValueType  # 67
+ERROR_REASON_THREAD_NOT_FOUND: ErrorReason.ValueType  # 68
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION and ABORTED: the state forbids it, or somebody was faster.
 

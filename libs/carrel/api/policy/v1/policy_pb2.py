@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!carrel/api/policy/v1/policy.proto\x12\x14\x63\x61rrel.api.policy.v1\x1a google/protobuf/descriptor.proto\"\x88\x01\n\x0cMethodPolicy\x12,\n\x06\x63\x61ller\x18\x01 \x01(\x0e\x32\x1c.carrel.api.policy.v1.Caller\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x10\n\x08services\x18\x03 \x03(\t\x12\x13\n\x0bmax_seconds\x18\x04 \x01(\r\x12\x13\n\x0brun_context\x18\x05 \x01(\x08*y\n\x06\x43\x61ller\x12\x16\n\x12\x43\x41LLER_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43\x41LLER_USER\x10\x01\x12\x12\n\x0e\x43\x41LLER_SERVICE\x10\x02\x12\x1b\n\x17\x43\x41LLER_SERVICE_FOR_USER\x10\x03\x12\x15\n\x11\x43\x41LLER_CREDENTIAL\x10\x04:[\n\rmethod_policy\x12\x1e.google.protobuf.MethodOptions\x18\x81\x88\x03 \x01(\x0b\x32\".carrel.api.policy.v1.MethodPolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!carrel/api/policy/v1/policy.proto\x12\x14\x63\x61rrel.api.policy.v1\x1a google/protobuf/descriptor.proto\"\x88\x01\n\x0cMethodPolicy\x12,\n\x06\x63\x61ller\x18\x01 \x01(\x0e\x32\x1c.carrel.api.policy.v1.Caller\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\x10\n\x08services\x18\x03 \x03(\t\x12\x13\n\x0bmax_seconds\x18\x04 \x01(\r\x12\x13\n\x0brun_context\x18\x05 \x01(\x08*\x95\x01\n\x06\x43\x61ller\x12\x16\n\x12\x43\x41LLER_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43\x41LLER_USER\x10\x01\x12\x12\n\x0e\x43\x41LLER_SERVICE\x10\x02\x12\x1b\n\x17\x43\x41LLER_SERVICE_FOR_USER\x10\x03\x12\x15\n\x11\x43\x41LLER_CREDENTIAL\x10\x04\x12\x1a\n\x16\x43\x41LLER_USER_OR_SERVICE\x10\x05:[\n\rmethod_policy\x12\x1e.google.protobuf.MethodOptions\x18\x81\x88\x03 \x01(\x0b\x32\".carrel.api.policy.v1.MethodPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carrel.api.policy.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLER']._serialized_start=232
-  _globals['_CALLER']._serialized_end=353
+  _globals['_CALLER']._serialized_start=233
+  _globals['_CALLER']._serialized_end=382
   _globals['_METHODPOLICY']._serialized_start=94
   _globals['_METHODPOLICY']._serialized_end=230
 # @@protoc_insertion_point(module_scope)

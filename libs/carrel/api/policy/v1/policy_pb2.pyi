@@ -37,6 +37,8 @@ class _CallerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Caller.ValueTy
     """Both: one of the named services, acting for the user of the context."""
     CALLER_CREDENTIAL: _Caller.ValueType  # 4
     """A person or a machine outside, by an API key or a JWT in `authorization`. Only the gateway has such methods."""
+    CALLER_USER_OR_SERVICE: _Caller.ValueType  # 5
+    """Either of the first two: a UserContext with the scopes, or, when none came with the call, one of the named services."""
 
 class Caller(_Caller, metaclass=_CallerEnumTypeWrapper):
     """Who has to prove an identity before a method's handler runs."""
@@ -51,6 +53,8 @@ CALLER_SERVICE_FOR_USER: Caller.ValueType  # 3
 """Both: one of the named services, acting for the user of the context."""
 CALLER_CREDENTIAL: Caller.ValueType  # 4
 """A person or a machine outside, by an API key or a JWT in `authorization`. Only the gateway has such methods."""
+CALLER_USER_OR_SERVICE: Caller.ValueType  # 5
+"""Either of the first two: a UserContext with the scopes, or, when none came with the call, one of the named services."""
 Global___Caller: _TypeAlias = Caller  # noqa: Y015
 
 @_typing.final
@@ -75,7 +79,7 @@ class MethodPolicy(_message.Message):
 
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the services that may call, for CALLER_SERVICE and CALLER_SERVICE_FOR_USER."""
+        """Names of the services that may call, for CALLER_SERVICE, CALLER_SERVICE_FOR_USER and CALLER_USER_OR_SERVICE."""
 
     def __init__(
         self,

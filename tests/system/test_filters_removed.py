@@ -1,0 +1,156 @@
+"""Every query of every repository with its filter on the owner removed: row-level security alone still returns only own rows.
+
+Each statement is run twice with the ids of Ada's things and without `WHERE tenant_id = ... AND user_id = ...`: bound to Ada, where it must
+find them (so the statement works), and bound to Eve, where none of them may appear.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.sql.elements import TextClause
+
+from carrel import Client
+from carrel_chassis.db.binding import USER_OPTION, user_engine
+from carrel_chassis.ids import new_id
+from tests.support.system import Person, System
+
+REPOSITORIES = {
+    "carrel_context": "carrel_context.repository",
+    "carrel_execution": "carrel_execution.repository",
+    "carrel_tools": "carrel_tools.repository",
+    "carrel_events": "carrel_events.repository",
+}
+"""The module with the queries of a user, by the role that runs them."""
+
+
+def filtered_statements() -> list[tuple[str, str, str, str]]:
+    """Role, name, the statement and the filter in it, of every query that names its owner."""
+    found = []
+    for role, module_name in REPOSITORIES.items():
+        module = import_module(module_name)
+        for name, value in vars(module).items():
+            if isinstance(value, TextClause) and module.OWN in value.text:
+                found.append((role, name, value.text, module.OWN))
+    return found
+
+
+STATEMENTS = filtered_statements()
+FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+
+
+async def row_of(system: System, query: str, person: Person) -> asyncpg.Record:
+    connection = await asyncpg.connect(system.database_url("postgres", driver="postgresql"))
+    try:
+        row = await connection.fetchrow(query, person.tenant_id, person.user_id)
+    finally:
+        await connection.close()
+    assert row is not None, query
+    return row
+
+
+async def things_of(system: System, person: Person) -> dict[str, Any]:
+    """Gives a person one of everything, and says what it is called."""
+    await system.api_key(person)
+    async with Client(system.addresses["gateway"], person.token) as client:
+        await client.upload_corpus("trace", b"a\n1\n")
+        run = await client.start_run("echo", {"text": "x"}, request_id=new_id("request"))
+        async for _ in client.watch_run(run.run_id):
+            pass
+    own = "WHERE tenant_id = $1 AND user_id = $2"
+    call = await row_of(system, f"SELECT * FROM tools.tool_call {own}", person)
+    corpus = await row_of(system, f"SELECT * FROM tools.corpus {own}", person)
+    key = await row_of(system, f"SELECT * FROM context.api_key {own}", person)
+    accepted = await row_of(system, f"SELECT * FROM execution.run {own}", person)
+    return {"run": dict(accepted), "call": dict(call), "corpus": dict(corpus), "key": dict(key)}
+
+
+def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What each statement is asked with, so that it would find Ada's things. A statement that is not named here fails the test."""
+    run, call, key = (things[kind] for kind in ("run", "call", "key"))
+    step = {"run_id": call["run_id"], "step_id": call["step_id"], "attempt": call["attempt"], "holder": call["holder"]}
+    return {
+        "GET_USER": {},
+        "GET_API_KEY": {"api_key_id": key["api_key_id"]},
+        "ACCEPT": {
+            name: run[name]
+            for name in ("agent", "grant_bytes", "input_json", "request_digest", "request_id", "run_id", "thread_id")
+        }
+        | {"event": b"", "queued_limit": 10, "running_limit": 10},
+        "GET": {"run_id": run["run_id"]},
+        "CANCEL": {"run_id": run["run_id"], "event": b"", "reason": "x"},
+        "LIST": {"create_time": FAR, "page_size": 50, "run_id": "", "states": [], "thread_id": ""},
+        "BEGIN_CALL": step
+        | {"agent": call["agent"], "tool": call["tool"], "tool_call_id": new_id("call"), "idempotent": True}
+        | {"arguments_sha256": call["arguments_sha256"]},
+        "FINISH_CALL": step | {"outcome": "FAILED", "result_json": None, "error_reason": "X", "error_message": "x"},
+        "LIST_CALLS": {"create_time": FAR.isoformat(), "tool_call_id": "", "size": 50},
+        "LIST_CALLS_OF_RUN": {"create_time": FAR.isoformat(), "tool_call_id": "", "size": 50, "run_id": call["run_id"]},
+        "GET_CORPUS": {"name": "trace"},
+        "LIST_CORPORA": {"name": "", "size": 50},
+        "FIND_CORPUS": {"name": "trace"},
+        "OTHER_CORPORA": {"name": "another"},
+        "DELETE_CORPUS": {"name": "trace"},
+        "READ": {"after": 0, "count": 100, "max_bytes": 1 << 20, "run_id": "", "thread_id": "", "types": []},
+    }[name]
+
+
+async def answer(
+    system: System, role: str, statement: str, who: Person, values: Mapping[str, Any]
+) -> list[tuple[Any, ...]]:
+    """The rows of a statement as a service would get them; nothing it changes is kept."""
+    engine = user_engine(system.database_url(role), pool_size=1)
+    try:
+        connection = await (await engine.connect()).execution_options(**{USER_OPTION: who.context})
+        try:
+            owner = {"tenant_id": who.tenant_id, "user_id": who.user_id}
+            wanted = {name: value for name, value in {**owner, **values}.items() if f":{name}" in statement}
+            result = await connection.execute(text(statement), wanted)
+            if result.returns_rows:
+                return [tuple(row) for row in result]
+            return [("changed",)] * result.rowcount
+        finally:
+            await connection.close()
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize(("role", "name", "statement", "own"), STATEMENTS, ids=[f"{s[0]}-{s[1]}" for s in STATEMENTS])
+async def test_a_query_without_its_filter_returns_own_rows_only(
+    system: System, ada: Person, eve: Person, role: str, name: str, statement: str, own: str
+) -> None:
+    adas, eves = await things_of(system, ada), await things_of(system, eve)
+    bare = statement.replace(own, "TRUE")
+    assert own not in bare and bare != statement
+    values = parameters(name, adas)
+    if name == "FINISH_CALL":  # it ends only what is under way
+        under_way = "UPDATE tools.tool_call SET outcome = 'INTENDED' WHERE tenant_id = $1 AND user_id = $2 RETURNING 1"
+        await row_of(system, under_way, ada)
+    as_ada = await answer(system, role, bare, ada, values)
+    assert as_ada, "bound to its owner the statement must find what it is asked for"
+    as_eve = await answer(system, role, bare, eve, values)
+    foreign = [
+        ada.tenant_id,
+        ada.user_id,
+        adas["corpus"]["corpus_id"],
+        adas["call"]["tool_call_id"],
+        adas["key"]["api_key_id"],
+    ]
+    if name not in {"ACCEPT", "BEGIN_CALL"}:  # these two create what is not there, under the id that they are given
+        foreign.append(adas["run"]["run_id"])
+    for row in as_eve:
+        for value in row:
+            seen = value if isinstance(value, bytes) else str(value).encode()
+            assert not [word for word in foreign if word.encode() in seen], f"{name} showed Eve a row of Ada: {row}"
+    if name == "OTHER_CORPORA":
+        assert as_eve[0] == (1, eves["corpus"]["size_bytes"]), "the sum is over Eve's own files"
+    if name in {"DELETE_CORPUS", "GET_CORPUS", "FIND_CORPUS"}:  # Eve has a file of that name herself
+        assert len(as_eve) == 1
+    if name in {"GET", "CANCEL", "FINISH_CALL", "LIST_CALLS_OF_RUN", "GET_API_KEY"}:
+        assert as_eve == []
