@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nats
+import pytest
 
 from carrel_chassis.stack import SERVICES
 from carrel_chassis.stack.development import development_token
 from carrel_chassis.stack.health import until_serving
+from carrel_chassis.stack.nats import find_server
 from carrel_chassis.stack.ports import free_ports
-from tests.libs.deploy.compose_file import Here, compose
+from tests.libs.deploy.compose_file import ROOT, Here, compose
 from tests.libs.deploy.conftest import Answer, deploy, run
 
 CONTAINERS: dict[str, dict[str, Any]] = compose()["services"]
@@ -108,3 +112,27 @@ async def test_the_probe_says_who_does_not_serve() -> None:
         )
     )
     assert answer.code == 1 and "does not serve (" in answer.said
+
+
+@pytest.mark.parametrize("password", ["0123456789", "12e4", "only-letters"])
+async def test_nats_takes_any_password_by_the_file_that_compose_mounts(password: str, tmp_path: Path) -> None:
+    port, monitor = free_ports(2)
+    text = (ROOT / "deploy" / "nats.conf").read_text().replace("4222", str(port)).replace("8222", str(monitor))
+    (tmp_path / "nats.conf").write_text(text)
+    given = CONTAINERS["nats"]["environment"]["CARREL_NATS_PASSWORD"]
+    value = re.sub(r"\$\{.*\}", password, given)
+    server = await asyncio.create_subprocess_exec(
+        *(find_server(), "--config", str(tmp_path / "nats.conf")),
+        env={"CARREL_NATS_PASSWORD": value},
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    try:
+        client = await nats.connect(
+            f"nats://carrel:{password}@127.0.0.1:{port}", max_reconnect_attempts=100, reconnect_time_wait=0.05
+        )
+        assert client.max_payload == 8 * 1024 * 1024
+        await client.close()
+    finally:
+        server.kill()
+        await server.wait()
