@@ -1,4 +1,4 @@
-"""Credentials for local use, made from the keys in the data folder: a token of the development issuer, a context as the operator gets it."""
+"""Credentials for local use, made from the keys in the data folder: development tokens, API keys, contexts as the operator gets them."""
 
 from __future__ import annotations
 
