@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from carrel_chassis.logs import get_logger
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
-from carrel_chassis.trust import Trust
+from carrel_chassis.trust import Trust, fetched_revocations
 from carrel_gateway.backends import EVENTS, EXECUTION, TOOLS, Backends
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.credentials import Credentials, JwksFile, JwtChecker
@@ -35,7 +35,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         peers = {name: trust.peer(name, address) for name, address in addresses.items()}
         for peer in peers.values():
             stack.push_async_callback(peer.close)
-        contexts = Contexts(peers["context"], Credentials(jwt_checker(settings)), trust.clock)
+        # No bus at the edge: what is polled for here once a second, the services behind know at once.
+        revocations = await stack.enter_async_context(fetched_revocations(trust, settings, None))
+        contexts = Contexts(peers["context"], Credentials(jwt_checker(settings)), trust.clock, revocations)
         backends = Backends(peers)
         operations = Operations(backends, trust.clock)
 

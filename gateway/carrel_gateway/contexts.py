@@ -13,6 +13,7 @@ from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import MAX_LIFETIME_SECONDS, UserContext
 from carrel_chassis.ids import new_id
 from carrel_chassis.logs import get_logger
+from carrel_chassis.revocations import Revocation, Revocations
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.signing import Clock, decode_context
 from carrel_gateway.credentials import ApiKey, Credentials, bearer_token, refused
@@ -35,12 +36,22 @@ class Asker:
 class Contexts:
     """Finds the context of a credential. It came over our own channel from the service that signs: here it is only decoded."""
 
-    def __init__(self, peer: Peer, credentials: Credentials, clock: Clock, cache_size: int = CACHE_SIZE) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        credentials: Credentials,
+        clock: Clock,
+        revocations: Revocations | None = None,
+        cache_size: int = CACHE_SIZE,
+    ) -> None:
         self._peer = peer
         self._stub: rpc.ContextServiceAsyncStub = rpc.ContextServiceStub(peer.channel)
         self._credentials = credentials
         self._clock = clock
         self._cache_size = cache_size
+        self._revocations = revocations
+        if revocations is not None:
+            revocations.watch(self._forget)
         # By SHA-256 of the token: a dump of this memory hands out no credential.
         self._kept: OrderedDict[bytes, tuple[float, Asker]] = OrderedDict()
         self._asked: dict[bytes, asyncio.Task[Asker]] = {}
@@ -51,6 +62,8 @@ class Contexts:
         digest = hashlib.sha256(token.encode()).digest()
         renew_time, asker = self._kept.get(digest, (0.0, None))
         if asker is not None and self._clock() < renew_time:
+            if self._revocations is not None and self._revocations.closed:
+                self._revocations.current(asker.user)
             self._kept.move_to_end(digest)
             return asker
         task = self._asked.get(digest)
@@ -59,6 +72,12 @@ class Contexts:
             task.add_done_callback(lambda done: self._answered(digest, done))
         # Shielded: the first of the callers may leave, the others still want the answer.
         return await asyncio.shield(task)
+
+    def _forget(self, revocation: Revocation) -> None:
+        """The user's rights have changed: the context service is asked anew, and it knows."""
+        owner = revocation.owner
+        for digest in [digest for digest, (_, asker) in self._kept.items() if asker.user.owner == owner]:
+            del self._kept[digest]
 
     def _answered(self, digest: bytes, task: asyncio.Task[Asker]) -> None:
         del self._asked[digest]
@@ -100,7 +119,7 @@ class Contexts:
 
 def _told(error: CarrelError) -> CarrelError:
     """What the caller is told when no context was issued: what is wrong with the credential, and else nothing of our insides."""
-    if error.reason == "CREDENTIAL_INVALID":
+    if error.reason in ("CREDENTIAL_INVALID", "CONTEXT_REVOKED"):
         return error
     if error.kind is Kind.INVALID:
         return refused("The credential is not one of ours.")

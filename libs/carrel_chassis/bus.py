@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from nats.aio.client import Client
@@ -115,3 +116,17 @@ class Bus:
             await asyncio.gather(self._connecting, return_exceptions=True)
         if self._client.is_connected:
             await self._client.drain()
+
+
+@asynccontextmanager
+async def open_bus(url: str) -> AsyncIterator[Bus | None]:
+    """A bus for the length of the block; None where no address is given, and everything then comes by polls."""
+    if not url:
+        yield None
+        return
+    bus = Bus(url)
+    await bus.start()
+    try:
+        yield bus
+    finally:
+        await bus.close()

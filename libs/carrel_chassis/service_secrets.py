@@ -14,8 +14,8 @@ from carrel_chassis.stack.files import make_private_folder, write_private
 from carrel_chassis.stack.keys import JWT_AUDIENCE, JWT_ISSUER
 from carrel_chassis.stack.layout import Service
 
-_ON_THE_BUS = ("events", "execution")
-"""The services that connect to NATS; the others have no use for its password."""
+_ON_THE_BUS = ("context", "events", "execution", "tools")
+"""The services that connect to NATS; the gateway has no use for its password."""
 
 
 @dataclass(frozen=True)

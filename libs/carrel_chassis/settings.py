@@ -40,6 +40,12 @@ class ServiceSettings(BaseSettings):
     """How long calls in flight may go on after SIGTERM."""
     default_deadline_seconds: float = 30.0
     """The deadline of a call that brings none and whose method states none."""
+    revocation_poll_seconds: float = 1.0
+    """How often it is asked what has been revoked, in case a push was lost."""
+    revocation_stale_seconds: float = 10.0
+    """After so long without an answer the health service says NOT_SERVING for "revocations"."""
+    revocation_fail_closed: bool = False
+    """Whether calls of users are then refused. If not, what is known stays refused, and a context lives for 5 minutes at most."""
     stream_max_age_seconds: float = 3600.0
     """After this a stream ends with its cursor, however long the caller's deadline is."""
 

@@ -7,9 +7,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from carrel_chassis.bus import Bus
+from carrel_chassis.revocations import Fetch, Revocations, followed
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.rpc.identity import ContextAuthenticator
 from carrel_chassis.rpc.keys import FetchedKeys
+from carrel_chassis.rpc.revocations import fetch_from
 from carrel_chassis.settings import ServiceSettings
 from carrel_chassis.signing import (
     Clock,
@@ -31,9 +34,9 @@ class Trust:
         self.signer = ServiceSigner(service, read_key(settings.service_key_file), clock)
         self.services = ServiceVerifier(read_trust(settings.service_trust_file), service, clock)
 
-    def authenticator(self, keys: PublicKeys) -> ContextAuthenticator:
-        """Proves the callers of this service's server."""
-        return ContextAuthenticator(ContextVerifier(keys, self.service, self.clock), self.services)
+    def authenticator(self, keys: PublicKeys, revocations: Revocations | None = None) -> ContextAuthenticator:
+        """Proves the callers of this service's server. Only what is no service of a system goes without revocations."""
+        return ContextAuthenticator(ContextVerifier(keys, self.service, self.clock, revocations), self.services)
 
     def peer(self, name: str, address: str) -> Peer:
         """Another service to call."""
@@ -50,3 +53,25 @@ async def fetched_keys(trust: Trust, context_address: str) -> AsyncIterator[Fetc
         task = asyncio.create_task(keys.keep_fresh())
         stack.callback(task.cancel)
         yield keys
+
+
+@asynccontextmanager
+async def fetched_revocations(trust: Trust, settings: ServiceSettings, bus: Bus | None) -> AsyncIterator[Revocations]:
+    """What has been revoked, followed until the end of the block. Does not wait for the first answer."""
+    async with AsyncExitStack() as stack:
+        peer = trust.peer("context", settings.context_address)
+        stack.push_async_callback(peer.close)
+        yield await stack.enter_async_context(followed_revocations(fetch_from(peer), settings, bus))
+
+
+@asynccontextmanager
+async def followed_revocations(fetch: Fetch, settings: ServiceSettings, bus: Bus | None) -> AsyncIterator[Revocations]:
+    """The same from any source, as the settings say."""
+    revocations = Revocations(
+        fetch,
+        time.time,
+        stale_seconds=settings.revocation_stale_seconds,
+        fail_closed=settings.revocation_fail_closed,
+    )
+    async with followed(revocations, bus, settings.revocation_poll_seconds):
+        yield revocations

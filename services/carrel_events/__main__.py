@@ -10,7 +10,7 @@ from carrel_chassis.bus import Bus
 from carrel_chassis.db.open import user_sessions
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
-from carrel_chassis.trust import Trust, fetched_keys
+from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
 from carrel_events.hub import open_hub
 from carrel_events.operations import EventOperations
 from carrel_events.servicer import EventServicer
@@ -27,10 +27,11 @@ async def serve(settings: EventsSettings, stop: asyncio.Event) -> None:
         bus = Bus(settings.nats_url.get_secret_value())
         await bus.start()
         stack.push_async_callback(bus.close)
+        revocations = await stack.enter_async_context(fetched_revocations(trust, settings, bus))
         tripwire = Tripwire()
         hub = await stack.enter_async_context(open_hub(bus, tripwire))
         operations = EventOperations(sessions, hub, settings, trust.clock)
-        server = RpcServer(settings, trust.authenticator(keys))
+        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
         servicer = EventServicer(operations, tripwire, settings.slow_reader_seconds)
         server.register(add_EventServiceServicer_to_server, servicer)
         await server.start()

@@ -48,11 +48,13 @@ class EventServicer(rpc.EventServiceServicer):
         user, call = caller(), current_call()
         after, wanted = _cursor(request), _filter(request.filter)
         writer = PacedWriter(context.write, self._slow_reader_seconds, after)
+        call.progress.update(after.metadata())
         async with aclosing(self._operations.subscribe(user, call.call_id, after, wanted, call.stopping)) as pages:
             async for page in pages:
                 events = self._tripwire.own_events(user, page.events)
                 message = pb.SubscribeResponse(events=events, position=to_cursor(page.position))
                 await writer.write(message, page.position)
+                call.progress.update(page.position.metadata())
         return
         yield  # A generator by form alone: what it would yield, somebody else would write, and nobody would time.
 

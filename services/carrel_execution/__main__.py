@@ -15,7 +15,7 @@ from carrel_chassis.errors import invalid
 from carrel_chassis.ids import new_id
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
-from carrel_chassis.trust import Trust, fetched_keys
+from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
 from carrel_execution.attempt import Workshop
 from carrel_execution.clients import Contexts, Log, Tools
 from carrel_execution.domain import to_json
@@ -42,6 +42,7 @@ async def serve(settings: ExecutionSettings, stop: asyncio.Event) -> None:
         bus = Bus(settings.nats_url.get_secret_value())
         await bus.start()
         stack.push_async_callback(bus.close)
+        revocations = await stack.enter_async_context(fetched_revocations(trust, settings, bus))
 
         worker, outbox = Worker(workshop), workshop.outbox
         leases = Leases(leases_queue, worker, settings, clock=time.time, on_requeued=worker.wake, on_ended=outbox.kick)
@@ -53,7 +54,7 @@ async def serve(settings: ExecutionSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(worker.drain, settings.drain_seconds)
 
         operations = Operations(sessions, registry, settings, worker=worker, outbox=outbox, bus=bus, clock=time.time)
-        server = RpcServer(settings, trust.authenticator(keys))
+        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
         server.register(add_RunServiceServicer_to_server, RunServicer(operations))
         await server.start()
         stack.push_async_callback(server.stop)

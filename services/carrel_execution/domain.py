@@ -253,7 +253,10 @@ def _position(token: str, mark: str) -> Position:
 def run_not_found(run_id: str) -> CarrelError:
     """The run is absent or another user's: the same answer."""
     return CarrelError(
-        Kind.NOT_FOUND, "RUN_NOT_FOUND", f"You have no run {run_id}; ListRuns lists yours.", metadata={"run_id": run_id}
+        Kind.NOT_FOUND,
+        "RUN_NOT_FOUND",
+        f"You have no run {run_id}; list your runs to see which you have.",
+        metadata={"run_id": run_id},
     )
 
 

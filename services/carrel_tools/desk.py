@@ -59,7 +59,9 @@ class UserDesk:
             raise self._no_corpus(name) from None
 
     def _no_corpus(self, name: str) -> ToolFailure:
-        names = ", ".join(list(self.files)[:_SHOWN]) or "none"
+        if not self.files:
+            return ToolFailure("CORPUS_NOT_FOUND", f"You have no corpus {name[:128]}, nor any other; upload one first.")
+        names = ", ".join(list(self.files)[:_SHOWN])
         more = f" and {len(self.files) - _SHOWN} more" if len(self.files) > _SHOWN else ""
         return ToolFailure("CORPUS_NOT_FOUND", f"You have no corpus {name[:128]}; you have: {names}{more}.")
 

@@ -13,7 +13,6 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from carrel_chassis.errors import CarrelError, Kind, invalid
-from carrel_chassis.ids import is_id
 
 MAX_JSON_BYTES = 1024 * 1024
 MAX_SENTENCE = 500
@@ -169,7 +168,7 @@ def corpus_not_found(name: str) -> CarrelError:
     return CarrelError(
         Kind.NOT_FOUND,
         "CORPUS_NOT_FOUND",
-        f"You have no corpus {name[:128]}; ListCorpora names those you have.",
+        f"You have no corpus {name[:128]}; list your corpora to see which you have.",
         metadata={"name": name[:128]},
     )
 
@@ -258,7 +257,7 @@ def read_call_position(token: str, run_id: str) -> tuple[str, str]:
         datetime.fromisoformat(create_time)
     except ValueError:
         of_run = ""
-    if of_run != run_id or not is_id(tool_call_id):
+    if of_run != run_id or not tool_call_id:
         raise _cursor_invalid()
     return create_time, tool_call_id
 

@@ -103,7 +103,8 @@ async def begin_call(session: AsyncConnection, user: UserContext, step: Step, ho
     """Writes the intent of a step, or takes over that of a call that died, or tells what is there. One round trip."""
     values = {
         **_of_step(user, step),
-        "tool_call_id": new_id("call"),
+        # Named by its place in the run, as the events of the run name it: a reader can join the two.
+        "tool_call_id": f"{step.run_id}.{step.step_id}",
         "agent": user.agent,
         "arguments_sha256": step.arguments_sha256,
         "idempotent": step.idempotent,

@@ -38,6 +38,8 @@ class Call:
     expire_time: float = field(default=float("inf"))
     """By the event loop's clock; set by the deadline layer."""
     code: grpc.StatusCode = grpc.StatusCode.OK
+    progress: dict[str, str] = field(default_factory=dict)
+    """How far a stream has come: what the metadata of an error says that ends it, so that its reader can go on from there."""
 
     def remaining_seconds(self) -> float:
         """How much of the call's time is left, at least 0."""

@@ -41,6 +41,7 @@ def _too_late(call: Call, limit: float) -> CarrelError:
             Kind.UNAVAILABLE,
             "UNAVAILABLE",
             "The stream has reached its greatest age; open it again after the last position.",
+            metadata=call.progress,
         )
     return CarrelError(
         Kind.TIMEOUT,

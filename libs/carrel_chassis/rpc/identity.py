@@ -56,6 +56,12 @@ class ContextAuthenticator:
             case policy_pb2.CALLER_SERVICE_FOR_USER:
                 self._prove_service(call)
                 await self._prove_user(call)
+            case policy_pb2.CALLER_USER_OR_SERVICE:
+                # A context that came along decides: whoever passes on a user's call does not lend their own rights to it.
+                if CONTEXT_KEY in call.metadata or SERVICE_KEY not in call.metadata:
+                    await self._prove_user(call)
+                else:
+                    self._prove_service(call)
             case _:
                 raise CarrelError(Kind.DENIED, "POLICY_MISSING", "This method has no policy and takes no calls.")
 

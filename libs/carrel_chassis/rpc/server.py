@@ -14,6 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.revocations import Revocations
 from carrel_chassis.rpc.access_log import AccessLog
 from carrel_chassis.rpc.call import Call, Handler
 from carrel_chassis.rpc.deadline import Deadline
@@ -21,10 +22,13 @@ from carrel_chassis.rpc.error_mask import ErrorMask
 from carrel_chassis.rpc.identity import Authenticator, Identity
 from carrel_chassis.rpc.layer import Layer, compose
 from carrel_chassis.rpc.policy import policies_of
+from carrel_chassis.rpc.standing import Standing
 from carrel_chassis.rpc.telemetry import Telemetry
 from carrel_chassis.settings import ServiceSettings
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+REVOCATIONS_HEALTH = "revocations"
+"""The name under which the health service says whether this process knows of all revocations."""
 
 _OPTIONS = [
     # grpc.aio shares a busy port silently otherwise: two servers would each get half of the calls.
@@ -38,30 +42,40 @@ _OPTIONS = [
 ]
 
 
-def chain(settings: ServiceSettings, authenticator: Authenticator) -> list[Layer]:
+def chain(
+    settings: ServiceSettings, authenticator: Authenticator, revocations: Revocations | None = None
+) -> list[Layer]:
     """The layers around every call, outermost first, and why they stand in this order."""
-    return [
+    layers = [
         AccessLog(),  # sees every call, the refused ones too, with the code that left
         Telemetry(),  # measures all that follows
         ErrorMask(),  # turns what the rest raises into a status
         Deadline(
             settings.default_deadline_seconds, settings.stream_max_age_seconds
         ),  # covers identity too: a key may be fetched
-        Identity(
-            authenticator
-        ),  # innermost: no handler runs, and no request is parsed, before it has let the call through
+        Identity(authenticator),  # no handler runs, and no request is parsed, before it has let the call through
     ]
+    if revocations is not None:
+        layers.append(
+            Standing(revocations)
+        )  # innermost: it ends what Identity has let through, when that no longer holds
+    return layers
 
 
 class RpcServer:
     """A gRPC server in the making, then serving."""
 
-    def __init__(self, settings: ServiceSettings, authenticator: Authenticator) -> None:
+    def __init__(
+        self, settings: ServiceSettings, authenticator: Authenticator, revocations: Revocations | None = None
+    ) -> None:
         self.stopping = asyncio.Event()
         """Set when the server drains; streams watch it and end themselves."""
         self.port = 0
         self._settings = settings
-        self._layers = chain(settings, authenticator)
+        self._layers = chain(settings, authenticator, revocations)
+        self._revocations = revocations
+        self._fail_closed = settings.revocation_fail_closed
+        self._saying: set[asyncio.Task[None]] = set()
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health_aio.HealthServicer()
         self._services: list[str] = []
@@ -113,18 +127,35 @@ class RpcServer:
             ) from None
         await self._server.start()
         await self.set_serving(True)
+        if self._revocations is not None:
+            self._revocations.on_stale(self._say_stale)
+            await self._say_fresh(not self._revocations.stale)
+
+    def _say_stale(self, stale: bool) -> None:
+        task = asyncio.create_task(self._say_fresh(not stale))
+        self._saying.add(task)
+        task.add_done_callback(self._saying.discard)
+
+    async def _say_fresh(self, fresh: bool) -> None:
+        """Says by the health service "revocations" whether they are known to be all; of the process, when it then refuses every call."""
+        await self._health.set(REVOCATIONS_HEALTH, _serving(fresh))
+        if self._fail_closed:
+            await self.set_serving(fresh)
 
     async def set_serving(self, serving: bool) -> None:
         """Says by the health service whether calls make sense now, for the whole process and for each service in it."""
-        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._services):
-            await self._health.set(name, state)
+            await self._health.set(name, _serving(serving))
 
     async def stop(self) -> None:
         """Drains: health says no, streams end themselves with their cursor, calls in flight may finish."""
         await self._health.enter_graceful_shutdown()
         self.stopping.set()
         await self._server.stop(self._settings.drain_seconds)
+
+
+def _serving(serving: bool) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def _innermost(handler: Any) -> Handler:

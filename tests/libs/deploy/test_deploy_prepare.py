@@ -16,7 +16,7 @@ import pytest
 from carrel_chassis.process import read_settings
 from carrel_chassis.stack import SERVICES, Service
 from carrel_chassis.stack.roles import LOGIN_ROLES
-from tests.libs.deploy.compose_file import ROOT
+from tests.libs.deploy.compose_file import ROOT, compose
 from tests.libs.deploy.conftest import External, deploy, run
 from tests.libs.deploy.test_deploy_compose_file import SETTINGS
 
@@ -91,9 +91,18 @@ def test_a_service_sees_its_own_secrets_alone(prepared: Path, service: Service) 
 
 
 def reads_the_bus(service: Service) -> bool:
-    """Whether its code asks for the address of NATS."""
+    """Whether its code, or what every service stands on, asks for the address of NATS."""
     (source,) = [folder for folder in ROOT.glob(f"*/{service.module}") if folder.is_dir()]
-    return any("settings.nats_url" in path.read_text() for path in source.rglob("*.py"))
+    chassis = ROOT / "libs" / "carrel_chassis"
+    shared = [path for path in chassis.rglob("*.py") if "stack" not in path.parts]
+    return any("settings.nats_url" in path.read_text() for path in (*source.rglob("*.py"), *shared))
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_a_service_that_is_given_the_bus_can_reach_it(prepared: Path, service: Service) -> None:
+    containers = compose()["services"]
+    if "carrel_nats_url" in files_of(prepared, service):
+        assert set(containers[service.name]["networks"]) & set(containers["nats"]["networks"])
 
 
 def test_all_that_was_written_is_private(prepared: Path) -> None:
