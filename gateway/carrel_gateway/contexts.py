@@ -79,6 +79,12 @@ class Contexts:
         for digest in [digest for digest, (_, asker) in self._kept.items() if asker.user.owner == owner]:
             del self._kept[digest]
 
+    def _stands(self, user: UserContext) -> bool:
+        try:
+            return self._revocations is None or self._revocations.current(user) is user
+        except CarrelError:
+            return False
+
     def _answered(self, digest: bytes, task: asyncio.Task[Asker]) -> None:
         del self._asked[digest]
         if not task.cancelled():
@@ -93,6 +99,8 @@ class Contexts:
             raise _told(error) from None
         signed = answer.signed_context
         asker = Asker(decode_context(signed.context), signed.SerializeToString(deterministic=True))
+        if not self._stands(asker.user):
+            return asker  # revoked while the answer was on its way: the services behind refuse it, and the next call asks anew
         lifetime = asker.user.expire_time - asker.user.issue_time
         self._kept[digest] = (asker.user.issue_time + lifetime * _RENEW_AFTER, asker)
         self._kept.move_to_end(digest)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from carrel_chassis.bus import Bus
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import UserContext
 from carrel_chassis.logs import get_logger
@@ -141,7 +139,9 @@ class Revocations:
 
     async def _first(self) -> None:
         try:
-            await self.refresh()
+            async with self._lock:  # many calls may wait for the first answer: one of them asks
+                if not self._complete:
+                    await self._fetch_missing()
         except CarrelError:
             raise _unavailable("What has been revoked could not be fetched yet; try again.") from None
 
@@ -153,23 +153,28 @@ class Revocations:
     async def refresh(self) -> None:
         """Fetches all that is missing; raises CarrelError when nobody answers."""
         async with self._lock:
-            first = not self._complete
-            while True:
-                changes = await self._fetch(self.version)
-                if changes.version < self.version:
-                    # The database was put back to an earlier state. What is known here is kept, and all of theirs is read again.
-                    get_logger().error("revocations.went_back", known=self.version, theirs=changes.version)
-                    self.version = 0
-                    self._known = {o: {k: replace(r, version=0) for k, r in a.items()} for o, a in self._known.items()}
-                    continue
-                for revocation in changes.revocations:
-                    self._take(revocation, tell=not first)
-                self.version = changes.version
-                if not changes.more:
-                    break
-            self._complete = True
-            self._confirmed = time.monotonic()
-            self._judge()
+            await self._fetch_missing()
+
+    async def _fetch_missing(self) -> None:
+        more = True
+        while more:
+            changes = await self._fetch(self.version)
+            if changes.version < self.version:
+                self._start_anew(changes.version)
+                continue
+            for revocation in changes.revocations:
+                self._take(revocation, tell=self._complete)
+            self.version, more = changes.version, changes.more
+        self._complete = True
+        self._confirmed = time.monotonic()
+        self._judge()
+
+    def _start_anew(self, theirs: int) -> None:
+        """The database was put back to an earlier state: what is known here is kept, and all of theirs is read again."""
+        get_logger().error("revocations.went_back", known=self.version, theirs=theirs)
+        self.version = 0
+        for against in self._known.values():
+            against.update({key: replace(revocation, version=0) for key, revocation in against.items()})
 
     def apply(self, revocation: Revocation) -> None:
         """Takes in a change that this process has made itself; the version follows with the next fetch."""
@@ -221,26 +226,6 @@ class Revocations:
                 async with asyncio.timeout(poll_seconds):
                     await self._asked.wait()
             self._asked.clear()
-
-
-@asynccontextmanager
-async def followed(revocations: Revocations, bus: Bus | None, poll_seconds: float) -> AsyncIterator[Revocations]:
-    """Keeps the revocations fresh for the length of the block: by pushes over the bus if there is one, by polls in any case."""
-    unsubscribe = None
-    if bus is not None:
-
-        async def on_push(subject: str, payload: bytes) -> None:
-            revocations.heard(int(payload) if payload.isdigit() else -1)
-
-        unsubscribe = await bus.subscribe(SUBJECT, on_push)
-    task = asyncio.create_task(revocations.keep_fresh(poll_seconds))
-    try:
-        yield revocations
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if unsubscribe is not None:
-            await unsubscribe()
 
 
 def context_revoked(revocation: Revocation) -> CarrelError:

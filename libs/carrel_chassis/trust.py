@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from carrel_chassis.bus import Bus
-from carrel_chassis.revocations import Fetch, Revocations, followed
+from carrel_chassis.revocations import SUBJECT, Fetch, Revocations
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.rpc.identity import ContextAuthenticator
 from carrel_chassis.rpc.keys import FetchedKeys
@@ -66,12 +66,20 @@ async def fetched_revocations(trust: Trust, settings: ServiceSettings, bus: Bus 
 
 @asynccontextmanager
 async def followed_revocations(fetch: Fetch, settings: ServiceSettings, bus: Bus | None) -> AsyncIterator[Revocations]:
-    """The same from any source, as the settings say."""
+    """The same from any source: by pushes over the bus if there is one, by polls in any case."""
     revocations = Revocations(
         fetch,
         time.time,
         stale_seconds=settings.revocation_stale_seconds,
         fail_closed=settings.revocation_fail_closed,
     )
-    async with followed(revocations, bus, settings.revocation_poll_seconds):
+
+    async def on_push(subject: str, payload: bytes) -> None:
+        revocations.heard(int(payload) if payload.isdigit() else -1)
+
+    async with AsyncExitStack() as stack:
+        if bus is not None:
+            stack.push_async_callback(await bus.subscribe(SUBJECT, on_push))
+        task = asyncio.create_task(revocations.keep_fresh(settings.revocation_poll_seconds))
+        stack.callback(task.cancel)
         yield revocations

@@ -6,15 +6,23 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from carrel.api.context.v1.context_service_pb2_grpc import add_ContextServiceServicer_to_server
+from carrel.api.context.v1.revocation_service_pb2_grpc import add_RevocationServiceServicer_to_server
+from carrel_chassis.bus import open_bus
 from carrel_chassis.db.open import cross_user_database, user_sessions
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
-from carrel_chassis.trust import Trust
+from carrel_chassis.trust import Trust, followed_revocations
 from carrel_context.keys import open_key_store, read_master_key
 from carrel_context.operations import Operations
+from carrel_context.revocation_servicer import RevocationServicer
+from carrel_context.revocations import RevocationOperations, changes_in
 from carrel_context.servicer import ContextServicer
 from carrel_context.settings import ContextSettings
+from carrel_context.tenants import TenantDatabase
 
 
 async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
@@ -26,6 +34,11 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
         async with cross_user_database(url, pool_size=1) as engine:
             keys = await open_key_store(engine, read_master_key(settings.master_key_file))
         sessions = await stack.enter_async_context(user_sessions(settings))
+        bus = await stack.enter_async_context(open_bus(settings.nats_url.get_secret_value()))
+        tenants = TenantDatabase(await _across(settings.admin_database_url, stack))
+        all_revocations = await _across(settings.revocations_database_url, stack)
+        revocations = await stack.enter_async_context(followed_revocations(changes_in(all_revocations), settings, bus))
+        revoking = RevocationOperations(tenants, revocations, all_revocations, bus, settings.session_revocation_seconds)
         operations = Operations(
             sessions,
             keys,
@@ -33,11 +46,16 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
             provision=settings.provision_users,
             grant_max_age_seconds=settings.grant_max_age_seconds,
         )
-        server = RpcServer(settings, trust.authenticator(keys))
+        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
         server.register(add_ContextServiceServicer_to_server, ContextServicer(operations))
+        server.register(add_RevocationServiceServicer_to_server, RevocationServicer(revoking))
         await server.start()
         stack.push_async_callback(server.stop)
         await stop.wait()
+
+
+async def _across(url: SecretStr, stack: AsyncExitStack) -> AsyncEngine:
+    return await stack.enter_async_context(cross_user_database(url.get_secret_value()))
 
 
 if __name__ == "__main__":

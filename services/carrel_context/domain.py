@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass, replace
 
-from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import MAX_DEPTH, MAX_LIFETIME_SECONDS, ResourceLimits, UserContext
 from carrel_chassis.ids import check_id, new_id
+from carrel_chassis.revocations import CLOSING_SCOPE
 
+_TICK_SECONDS = 2e-6
+"""Contexts hold microseconds."""
 AUDIENCES = frozenset({"context", "agent-execution", "tool-dispatch", "event-stream"})
 
 _STANDARD = frozenset(
     {"runs.start", "runs.read", "runs.cancel", "events.read", "tools.use", "corpora.read", "corpora.write"}
 )
+_POWER = _STANDARD | {"corpora.admin"}
+_DEVELOPER = _POWER | {"contexts.inspect"}
+_ADMIN = _DEVELOPER | {"admin.users", "admin.keys", "admin.limits", "admin.revoke"}
 ROLES = {
     "standard": _STANDARD,
-    "admin": _STANDARD | {"corpora.admin"},
+    "power": _POWER,
+    "developer": _DEVELOPER,
+    "admin": _ADMIN,
+    "super_admin": _ADMIN | {"admin.tenants", "admin.signing_keys"},
 }
-"""What each role may do."""
+"""What each role may do. A tenant's administrator acts within the tenant; "admin.tenants" reaches all of them."""
+SCOPES = frozenset().union(*ROLES.values())
+"""All that may be granted, removed or revoked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +40,37 @@ class Principal:
     user_id: str
     role: str
     disabled: bool
+    removed: frozenset[str] = frozenset()
+    """Scopes that were taken from the user, whatever the role says."""
+    revoked: str = ""
+    """What stands against the context that is asked for: "USER", "SESSION", "RUN", or nothing."""
+    change_time: float = 0.0
+    """When rights last changed: what was issued before is refused."""
 
     def permissions(self) -> frozenset[str]:
-        """The scopes this user may hold now; raises CREDENTIAL_INVALID when the user is disabled."""
+        """The scopes this user may hold now. Raises CREDENTIAL_INVALID when the user is disabled, CONTEXT_REVOKED when the user,
+        the session or the run is revoked."""
         if self.disabled:
             raise credential_invalid("The user is disabled; ask the tenant's administrator.")
-        return ROLES.get(self.role, frozenset())
+        if self.revoked:
+            raise CarrelError(
+                Kind.UNAUTHENTICATED,
+                "CONTEXT_REVOKED",
+                f"The {self.revoked.lower()} has been revoked; ask the tenant's administrator.",
+                metadata={"revoked": self.revoked.lower()},
+            )
+        return ROLES.get(self.role, frozenset()) - self.removed
+
+    def earliest(self, now: float) -> float:
+        """The issue time of a context that is made now: never before the last change of rights, whatever the clocks say."""
+        return max(now, self.change_time + _TICK_SECONDS)
+
+
+def check_scope(scope: str, field: str) -> str:
+    """The scope as it is; INVALID_ARGUMENT when there is none of this name."""
+    if scope not in SCOPES:
+        raise invalid(field, f"{field} is no scope; choose one of {', '.join(sorted(SCOPES))}.")
+    return scope
 
 
 def credential_invalid(message: str) -> CarrelError:
@@ -52,6 +88,7 @@ def issue(
     lifetime_seconds: float,
 ) -> UserContext:
     """The context of a user's session: all that the user may do, for at most 5 minutes."""
+    issue_time = principal.earliest(now)
     return UserContext(
         context_id=new_id("ctx"),
         tenant_id=principal.tenant_id,
@@ -59,8 +96,8 @@ def issue(
         session_id=session_id,
         scopes=principal.permissions(),
         audiences=AUDIENCES,
-        issue_time=now,
-        expire_time=now + min(lifetime_seconds, MAX_LIFETIME_SECONDS),
+        issue_time=issue_time,
+        expire_time=issue_time + min(lifetime_seconds, MAX_LIFETIME_SECONDS),
         request_id=request_id,
         connection_id=connection_id,
     )
@@ -93,7 +130,7 @@ def narrow(parent: UserContext, wanted: Narrowing, now: float) -> UserContext:
         scopes=wanted.scopes or parent.scopes,
         audiences=wanted.audiences or parent.audiences,
         limits=_narrower(parent.limits, wanted.limits),
-        issue_time=now,
+        issue_time=max(now, parent.issue_time),
         expire_time=wanted.expire_time or parent.expire_time,
         thread_id=wanted.thread_id or parent.thread_id,
         depth=parent.depth + 1,
@@ -105,15 +142,38 @@ def for_run(
     grant: UserContext, principal: Principal, *, run_id: str, thread_id: str, agent: str, attempt: int, now: float
 ) -> UserContext:
     """The context of an attempt of a run: what the grant held and the user may still do, for at most 5 minutes."""
+    scopes = grant.scopes & principal.permissions()
+    return _attempt(grant, scopes, grant.audiences, principal.earliest(now), run_id, thread_id, agent, attempt)
+
+
+def for_closing(
+    grant: UserContext, *, run_id: str, thread_id: str, agent: str, attempt: int, now: float
+) -> UserContext:
+    """The context that may only write the end of a run: nothing that a revoked user could use, and good even then."""
+    audiences = frozenset({"event-stream"}) & grant.audiences
+    return _attempt(grant, frozenset({CLOSING_SCOPE}), audiences, now, run_id, thread_id, agent, attempt)
+
+
+def _attempt(
+    grant: UserContext,
+    scopes: frozenset[str],
+    audiences: frozenset[str],
+    issue_time: float,
+    run_id: str,
+    thread_id: str,
+    agent: str,
+    attempt: int,
+) -> UserContext:
     check_id(run_id, "run_id")
     check_id(thread_id, "thread_id")
     check_id(agent, "agent")
     return replace(
         grant,
         context_id=new_id("ctx"),
-        scopes=grant.scopes & principal.permissions(),
-        issue_time=now,
-        expire_time=now + MAX_LIFETIME_SECONDS,
+        scopes=scopes,
+        audiences=audiences,
+        issue_time=issue_time,
+        expire_time=issue_time + MAX_LIFETIME_SECONDS,
         run_id=run_id,
         thread_id=thread_id,
         agent=agent,

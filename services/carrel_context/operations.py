@@ -47,10 +47,10 @@ class Operations:
     ) -> pb.SignedUserContext:
         """The context of a user whom the gateway has authenticated."""
         async with self._directory(call_id, tenant_id, user_id) as directory:
-            principal = await directory.user()
+            principal = await directory.user(session_id)
             if principal is None and self._provision:
                 await directory.add_user()
-                principal = await directory.user()
+                principal = await directory.user(session_id)
         return self._issue(principal, session_id, request_id, connection_id, lifetime_seconds)
 
     async def issue_for_api_key(
@@ -86,17 +86,22 @@ class Operations:
         return self._keys.signer.sign(domain.narrow(parent, wanted, self._clock()))
 
     async def issue_for_run(
-        self, call_id: str, grant: bytes, *, run_id: str, thread_id: str, agent: str, attempt: int
+        self, call_id: str, grant: bytes, *, run_id: str, thread_id: str, agent: str, attempt: int, closing: bool
     ) -> pb.SignedUserContext:
-        """The context of an attempt, from the grant; the user is looked up anew."""
+        """The context of an attempt, from the grant; the user is looked up anew, unless it is for closing alone."""
         granted = await self._grants.verify_signature(grant)
         now = self._clock()
         if now > granted.issue_time + self._grant_max_age_seconds:
             raise CarrelError(
                 Kind.UNAUTHENTICATED, "CONTEXT_EXPIRED", "The grant of the run is too old; start it again."
             )
+        if closing:
+            user = domain.for_closing(
+                granted, run_id=run_id, thread_id=thread_id, agent=agent, attempt=attempt, now=now
+            )
+            return self._keys.signer.sign(user)
         async with self._directory(call_id, *granted.owner) as directory:
-            principal = await directory.user()
+            principal = await directory.user(granted.session_id, run_id)
         if principal is None:
             raise domain.credential_invalid("The user of the run is no longer known.")
         user = domain.for_run(

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from carrel_context.domain import Principal
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
 
-GET_USER = text(f"SELECT tenant_id, user_id, role, disabled FROM app_user WHERE {OWN}")
+# What stands against the user is read in the same statement: no context is issued past a revocation that is committed.
+STANDING = f"""
+    ARRAY(SELECT value FROM revocation WHERE {OWN} AND what = 'SCOPE' AND revoked) AS removed,
+    coalesce((SELECT what FROM revocation WHERE {OWN} AND revoked AND (
+        what = 'USER' OR what = 'SESSION' AND value = :session_id OR what = 'RUN' AND value = :run_id) LIMIT 1), '') AS revoked,
+    CAST(coalesce((SELECT extract(epoch FROM max(change_time)) FROM revocation
+        WHERE {OWN} AND what <> 'SCOPE' AND expire_time > now()), 0) AS float8) AS change_time
+"""
+GET_USER = text(f"SELECT tenant_id, user_id, role, disabled, {STANDING} FROM app_user WHERE {OWN}")
 ADD_USER = text("""
     INSERT INTO app_user (tenant_id, user_id, role) VALUES (:tenant_id, :user_id, 'standard')
     ON CONFLICT (tenant_id, user_id) DO NOTHING
 """)
 GET_API_KEY = text(f"""
-    SELECT u.tenant_id, u.user_id, u.role, u.disabled, k.secret_sha256
+    SELECT u.tenant_id, u.user_id, u.role, u.disabled, {STANDING}, k.secret_sha256
     FROM (SELECT * FROM api_key WHERE {OWN}) k JOIN app_user u USING (tenant_id, user_id)
     WHERE k.api_key_id = :api_key_id AND k.revoke_time IS NULL
 """)
@@ -41,10 +50,11 @@ class Directory:
         self._connection = connection
         self._owner = {"tenant_id": tenant_id, "user_id": user_id}
 
-    async def user(self) -> Principal | None:
-        """The owner, if known."""
-        row = (await self._connection.execute(GET_USER, self._owner)).one_or_none()
-        return Principal(*row) if row else None
+    async def user(self, session_id: str = "", run_id: str = "") -> Principal | None:
+        """The owner, if known, with what stands against a context of this session or run."""
+        values = {**self._owner, "session_id": session_id, "run_id": run_id}
+        row = (await self._connection.execute(GET_USER, values)).one_or_none()
+        return _principal(row) if row else None
 
     async def add_user(self) -> None:
         """Enters the owner with the standard role, unless somebody was faster."""
@@ -52,13 +62,20 @@ class Directory:
 
     async def api_key(self, api_key_id: str) -> tuple[Principal, bytes] | None:
         """The owner of a live key and the key's digest."""
-        row = (await self._connection.execute(GET_API_KEY, {**self._owner, "api_key_id": api_key_id})).one_or_none()
-        return (Principal(*row[:4]), row[4]) if row else None
+        values = {**self._owner, "api_key_id": api_key_id, "session_id": api_key_id, "run_id": ""}
+        row = (await self._connection.execute(GET_API_KEY, values)).one_or_none()
+        return (_principal(row), row.secret_sha256) if row else None
 
     async def add_api_key(self, api_key_id: str, digest: bytes, label: str) -> None:
         """Stores a new key of the owner."""
         values = {**self._owner, "api_key_id": api_key_id, "secret_sha256": digest, "label": label}
         await self._connection.execute(ADD_API_KEY, values)
+
+
+def _principal(row: Row[Any]) -> Principal:
+    return Principal(
+        row.tenant_id, row.user_id, row.role, row.disabled, frozenset(row.removed), row.revoked, row.change_time
+    )
 
 
 @dataclass(frozen=True, slots=True)

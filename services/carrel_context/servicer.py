@@ -64,6 +64,7 @@ class ContextServicer(rpc.ContextServiceServicer):
             thread_id=request.thread_id,
             agent=request.agent,
             attempt=request.attempt,
+            closing=request.closing,
         )
         return pb.IssueRunContextResponse(signed_context=signed)
 

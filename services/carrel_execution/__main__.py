@@ -25,6 +25,7 @@ from carrel_execution.operations import CANCEL_SUBJECT, WAKE_SUBJECT, Operations
 from carrel_execution.outbox import Outbox
 from carrel_execution.queue import Queue
 from carrel_execution.registry import load_registry
+from carrel_execution.revoked import RevokedRuns
 from carrel_execution.servicer import RunServicer
 from carrel_execution.settings import ExecutionSettings
 from carrel_execution.waiting import in_background
@@ -54,6 +55,9 @@ async def serve(settings: ExecutionSettings, stop: asyncio.Event) -> None:
         stack.push_async_callback(worker.drain, settings.drain_seconds)
 
         operations = Operations(sessions, registry, settings, worker=worker, outbox=outbox, bus=bus, clock=time.time)
+        revoked = RevokedRuns(sessions, operations)
+        revocations.watch(revoked.heed)
+        stack.push_async_callback(revoked.close)
         server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
         server.register(add_RunServiceServicer_to_server, RunServicer(operations))
         await server.start()

@@ -33,6 +33,7 @@ class Stop(Enum):
 
     CANCELLED = "its user has asked for it"
     REFUSED = "its user may no longer act"
+    REVOKED = "its user, session or run has been revoked"
     LOST = "another attempt has taken over"
     GIVEN_BACK = "this process stops, another goes on with it"
 
@@ -110,6 +111,8 @@ class Attempt:
                 return domain.cancelled(self._stop_reason)
             case Stop.REFUSED:
                 return domain.failed("CONTEXT_REFUSED", self._stop_reason)
+            case Stop.REVOKED:
+                return domain.cancelled(self._stop_reason)
         return None
 
     async def _halt(self, agent: asyncio.Task[Outcome]) -> None:
@@ -129,7 +132,7 @@ class Attempt:
                 result = await agent.run(LiveContext(self, self.run.agent), domain.from_json(self.run.input_json))
             return domain.succeeded(result)
         except ContextRefused as refusal:
-            return domain.failed("CONTEXT_REFUSED", str(refusal))
+            return _outcome_of(refusal)
         except AgentError as error:
             # An author's own kind of AgentError may have left one of the two out.
             return domain.failed(getattr(error, "reason", ""), getattr(error, "message", str(error)))
@@ -172,7 +175,7 @@ class Attempt:
             # tool-dispatch may be killed and come back: the same step is asked for again and has one effect.
             return await persist(lambda: self._credentials.call(execute), "ExecuteTool", self.run_id)
         except ContextRefused as refusal:
-            await self._stop_here(Stop.REFUSED, str(refusal))
+            await self._stop_here(_why(refusal), str(refusal))
         except CarrelError as error:
             if error.reason == "STALE_ATTEMPT":
                 await self._stop_here(Stop.LOST)
@@ -200,7 +203,7 @@ class Attempt:
 
     def _on_send_failure(self, error: Exception) -> None:
         if isinstance(error, ContextRefused):
-            self.stop(Stop.REFUSED, str(error))
+            self.stop(_why(error), str(error))
         else:
             self.stop(Stop.LOST)
 
@@ -237,3 +240,12 @@ class Attempt:
             get_logger().warning("events.left_to_relay", run_id=run.run_id, error=str(error), later=later)
             return
         self._workshop.outbox.sent(Sent(run.tenant_id, run.user_id, run.run_id, position))
+
+
+def _why(refusal: ContextRefused) -> Stop:
+    return Stop.REVOKED if refusal.error.reason == "CONTEXT_REVOKED" else Stop.REFUSED
+
+
+def _outcome_of(refusal: ContextRefused) -> Outcome:
+    message = str(refusal)
+    return domain.cancelled(message) if _why(refusal) is Stop.REVOKED else domain.failed("CONTEXT_REFUSED", message)

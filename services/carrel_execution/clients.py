@@ -64,14 +64,18 @@ class Contexts:
         self._peer = peer
         self._stub: context_rpc.ContextServiceAsyncStub = context_rpc.ContextServiceStub(peer.channel)
 
-    async def for_attempt(self, grant: bytes, run_id: str, thread_id: str, agent: str, attempt: int) -> Credential:
-        """A fresh context for an attempt; UNAUTHENTICATED when its user may no longer act."""
+    async def for_attempt(
+        self, grant: bytes, run_id: str, thread_id: str, agent: str, attempt: int, *, closing: bool = False
+    ) -> Credential:
+        """A fresh context for an attempt; UNAUTHENTICATED when its user may no longer act. One for `closing` is given even then: it
+        may only write the end of the run into the user's log."""
         request = context_pb.IssueRunContextRequest(
             grant=user_context_pb2.SignedUserContext.FromString(grant),
             run_id=run_id,
             thread_id=thread_id,
             agent=agent,
             attempt=attempt,
+            closing=closing,
         )
         with remote_errors():
             answer = await self._stub.IssueRunContext(request, metadata=self._peer.metadata(), timeout=_CONTEXT_SECONDS)

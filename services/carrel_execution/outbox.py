@@ -92,7 +92,7 @@ class Outbox:
         run = rows[0]
         try:
             credential = await self._contexts.for_attempt(
-                run.grant, run.run_id, run.thread_id, run.agent, max(run.epoch, 1)
+                run.grant, run.run_id, run.thread_id, run.agent, max(run.epoch, 1), closing=True
             )
         except CarrelError as error:
             if error.kind in REFUSALS:

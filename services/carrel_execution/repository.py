@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -26,6 +27,10 @@ ACCEPT = text(f"""
 """)
 GET = text(f"SELECT {_COLUMNS} FROM run WHERE {OWN} AND run_id = :run_id")
 CANCEL = text(f"SELECT {_COLUMNS} FROM cancel_run(:tenant_id, :user_id, :run_id, :reason, :event) WHERE {OWN}")
+LIVE_GRANTS = text(f"""
+    SELECT run_id, grant_bytes FROM run WHERE {OWN} AND state IN ('QUEUED', 'RUNNING', 'WAITING')
+    ORDER BY create_time, run_id
+""")
 LIST = text(f"""
     WITH page AS (
         SELECT run_id, thread_id, agent, state, epoch, input_json, '' AS result_json, error_reason, error_message, cancel_reason,
@@ -85,6 +90,10 @@ class Runs:
         values = {**self._owner, "run_id": run_id, "reason": reason, "event": event}
         row = (await self._connection.execute(CANCEL, values)).one_or_none()
         return _run(row) if row else None
+
+    async def live_grants(self) -> Sequence[tuple[str, bytes]]:
+        """The runs that are not over, with the contexts they were started under."""
+        return [(row.run_id, row.grant_bytes) for row in await self._connection.execute(LIVE_GRANTS, self._owner)]
 
     async def list(self, request: ListRequest) -> tuple[list[Run], bool]:
         """A page of runs without their results, and whether there are more."""

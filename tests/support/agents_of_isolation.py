@@ -32,4 +32,13 @@ class Reader(Agent):
         return dict(zip(answer["columns"], answer["rows"][0], strict=True))
 
 
-AGENTS = (Hoarder, Reader)
+class Caller(Agent):
+    """Calls a tool by the name it is given."""
+
+    name = "caller"
+
+    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        return await context.call_tool(input["tool"], **input.get("arguments", {}))
+
+
+AGENTS = (Hoarder, Reader, Caller)

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from carrel.api.context.v1 import context_service_pb2 as context_pb
 from carrel.api.context.v1 import context_service_pb2_grpc as context_rpc
 from carrel.api.context.v1 import user_context_pb2
 from carrel_chassis.identity import UserContext
-from carrel_chassis.rpc.channel import Peer
+from carrel_chassis.rpc.channel import Peer, open_channel
 from carrel_chassis.signing import ServiceSigner, decode_context, read_key
 from carrel_chassis.stack import Stack, StackSettings
 from carrel_chassis.stack.development import Operator, development_token
@@ -83,6 +85,7 @@ class System:
         self.addresses = stack.addresses
         self._operator = Operator(self.data_dir, self.addresses["context"])
         self._peers: dict[tuple[str, str], Peer] = {}
+        self._edge: grpc.aio.Channel | None = None
 
     def peer(self, service: str, identity: str = "operator") -> Peer:
         """A channel to a service, with the key of any identity: "gateway", "agent-execution", "operator", ..."""
@@ -90,6 +93,13 @@ class System:
             signer = ServiceSigner(identity, read_key(self.data_dir / "keys" / f"{identity}.key"), time.time)
             self._peers[service, identity] = Peer(service, self.addresses[SERVICES[service]], signer)
         return self._peers[service, identity]
+
+    @property
+    def edge(self) -> grpc.aio.Channel:
+        """A channel to the gateway, with no credential."""
+        if self._edge is None:
+            self._edge = open_channel(self.addresses["gateway"])
+        return self._edge
 
     async def person(self, tenant_id: str | None = None, user_id: str | None = None) -> Person:
         """A new user, of a new tenant unless one is given."""
@@ -128,6 +138,8 @@ class System:
         for peer in self._peers.values():
             await peer.close()
         await self._operator.close()
+        if self._edge is not None:
+            await self._edge.close()
 
 
 def metadata_value(raw: bytes) -> str:

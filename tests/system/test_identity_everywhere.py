@@ -56,9 +56,12 @@ def all_methods() -> Iterator[Method]:
 
 
 METHODS = list(all_methods())
-USER_METHODS = [m for m in METHODS if m.policy.caller in (policy_pb2.CALLER_USER, policy_pb2.CALLER_SERVICE_FOR_USER)]
+EITHER = policy_pb2.CALLER_USER_OR_SERVICE
+USER_METHODS = [
+    m for m in METHODS if m.policy.caller in (policy_pb2.CALLER_USER, policy_pb2.CALLER_SERVICE_FOR_USER, EITHER)
+]
 SERVICE_METHODS = [
-    m for m in METHODS if m.policy.caller in (policy_pb2.CALLER_SERVICE, policy_pb2.CALLER_SERVICE_FOR_USER)
+    m for m in METHODS if m.policy.caller in (policy_pb2.CALLER_SERVICE, policy_pb2.CALLER_SERVICE_FOR_USER, EITHER)
 ]
 
 
@@ -88,8 +91,9 @@ def test_every_method_has_a_policy_that_names_who_may_call() -> None:
     assert len(METHODS) >= 30
     for method in METHODS:
         assert method.policy.caller != policy_pb2.CALLER_UNSPECIFIED, method.path
-        asks_services = method.policy.caller in (policy_pb2.CALLER_SERVICE, policy_pb2.CALLER_SERVICE_FOR_USER)
-        assert bool(method.policy.services) == asks_services, method.path
+        assert bool(method.policy.services) == (method in SERVICE_METHODS), method.path
+        # Whoever may come with no more than a context needs a right for it.
+        assert method.policy.scopes or method.policy.caller != EITHER, method.path
         assert (method.policy.caller == policy_pb2.CALLER_CREDENTIAL) == (method.service == "gateway"), method.path
 
 
@@ -97,6 +101,7 @@ def test_every_method_has_a_policy_that_names_who_may_call() -> None:
 async def test_an_anonymous_call_is_refused(system: System, method: Method) -> None:
     reason = {
         policy_pb2.CALLER_USER: "CONTEXT_MISSING",
+        EITHER: "CONTEXT_MISSING",
         policy_pb2.CALLER_CREDENTIAL: "CREDENTIAL_MISSING",
     }.get(method.policy.caller, "SERVICE_IDENTITY_INVALID")
     with refused(grpc.StatusCode.UNAUTHENTICATED, reason):
@@ -122,7 +127,9 @@ async def test_a_context_without_the_scope_is_refused(system: System, ada: Perso
     if method.policy.services:
         identity = system.peer(method.service, method.policy.services[0]).metadata()
     for scope in method.policy.scopes:
-        poor = raw(signer.sign(replace(ada.context, scopes=ada.context.scopes - {scope})))
+        # With the other scopes of the method, but not with this one.
+        scopes = (ada.context.scopes | set(method.policy.scopes)) - {scope}
+        poor = raw(signer.sign(replace(ada.context, scopes=scopes)))
         with refused(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"):
             await call(address_of(system, method), method, (*identity, ("user-context-bin", poor)))
 
@@ -138,7 +145,8 @@ async def test_a_session_context_does_not_pass_for_a_run(system: System, ada: Pe
 async def test_a_service_without_business_here_is_refused(system: System, ada: Person, method: Method) -> None:
     outsiders = {"context", "agent-execution", "tool-dispatch", "event-stream", "gateway", "operator"}
     for outsider in sorted(outsiders - set(method.policy.services)):
-        metadata = system.peer(method.service, outsider).metadata(ada.signed_context)
+        context = b"" if method.policy.caller == EITHER else ada.signed_context
+        metadata = system.peer(method.service, outsider).metadata(context)
         with refused(grpc.StatusCode.PERMISSION_DENIED, "SERVICE_NOT_ALLOWED"):
             await call(address_of(system, method), method, metadata)
 
@@ -156,4 +164,12 @@ async def test_the_gateway_takes_no_internal_identity(system: System, ada: Perso
     """A stolen context, or the gateway's own service identity, opens nothing at the edge."""
     metadata = system.peer("agent-execution", "gateway").metadata(ada.signed_context)
     with refused(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_MISSING"):
+        await call(address_of(system, method), method, metadata)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m.policy.caller == EITHER], ids=str)
+async def test_a_service_lends_its_own_rights_to_no_user(system: System, ada: Person, method: Method) -> None:
+    """With a context in the call it is the user who asks, whoever passes it on."""
+    metadata = system.peer(method.service, "operator").metadata(ada.signed_context)
+    with refused(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"):
         await call(address_of(system, method), method, metadata)

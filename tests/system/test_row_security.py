@@ -11,6 +11,8 @@ SCHEMAS = ("context", "execution", "tools", "events")
 CROSS_USER_ROLES = {
     "carrel_execution_runner": {"execution.run", "execution.user_slot", "execution.outbox"},
     "carrel_events_retention": set(),
+    "carrel_context_admin": {"context.app_user", "context.api_key", "context.revocation"},
+    "carrel_context_revocations": {"context.revocation"},
 }
 """The roles that work across users, and on which tables alone."""
 SERVICE_ROLES = {
@@ -65,7 +67,10 @@ async def test_every_table_without_a_user_is_named_here(system: System) -> None:
         list(SCHEMAS),
     )
     versions = {f"{schema}.alembic_version" for schema in SCHEMAS}
-    assert {row["name"] for row in found} - set(await user_tables(system)) - versions == {"context.signing_key"}
+    assert {row["name"] for row in found} - set(await user_tables(system)) - versions == {
+        "context.signing_key",
+        "context.revocation_version",
+    }
 
 
 async def test_every_service_role_is_bound_to_the_user_and_to_the_tenant(system: System) -> None:

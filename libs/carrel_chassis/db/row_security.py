@@ -28,3 +28,12 @@ def across_users(table: str, role: str, privileges: str) -> str:
     CREATE POLICY across_users_{role} ON {table} TO {role} USING (true) WITH CHECK (true);
     GRANT {privileges} ON {table} TO {role};
     """
+
+
+def own_tenant(table: str, role: str, privileges: str) -> str:
+    """Lets `role`, which works for a whole tenant (its administration), use the rows of the current tenant only."""
+    tenant = f"tenant_id = {_current('tenant_id')}"
+    return f"""
+    CREATE POLICY whole_tenant_{role} ON {table} TO {role} USING ({tenant}) WITH CHECK ({tenant});
+    GRANT {privileges} ON {table} TO {role};
+    """

@@ -26,13 +26,27 @@ class Service:
     """Setting → the role whose URL it holds."""
 
 
-CONTEXT = Service("context", "carrel_context", "context", "context", {"DATABASE_URL": "carrel_context"})
+CONTEXT = Service(
+    "context",
+    "carrel_context",
+    "context",
+    "context",
+    {
+        "DATABASE_URL": "carrel_context",
+        "ADMIN_DATABASE_URL": "carrel_context_admin",
+        "REVOCATIONS_DATABASE_URL": "carrel_context_revocations",
+    },
+)
 EVENTS = Service(
     "events",
     "carrel_events",
     "event-stream",
     "events",
-    {"DATABASE_URL": "carrel_events", "RETENTION_DATABASE_URL": "carrel_events_retention"},
+    {
+        "DATABASE_URL": "carrel_events",
+        "WRITER_DATABASE_URL": "carrel_events_writer",
+        "RETENTION_DATABASE_URL": "carrel_events_retention",
+    },
 )
 TOOLS = Service("tools", "carrel_tools", "tool-dispatch", "tools", {"DATABASE_URL": "carrel_tools"})
 EXECUTION = Service(

@@ -22,12 +22,12 @@ from carrel_chassis.stack.postgres_url import DATABASE, PostgresServer
 OWNER = "carrel_owner"
 MIGRATOR = "carrel_migrator"
 SCHEMA_ROLES: Mapping[str, tuple[str, ...]] = {
-    "context": ("carrel_context",),
-    "events": ("carrel_events", "carrel_events_retention"),
+    "context": ("carrel_context", "carrel_context_admin", "carrel_context_revocations"),
+    "events": ("carrel_events", "carrel_events_writer", "carrel_events_retention"),
     "tools": ("carrel_tools",),
     "execution": ("carrel_execution", "carrel_execution_runner"),
 }
-"""The roles that log in to work in a schema. The second ones see across users, by policies on just the tables they need."""
+"""The roles that log in to work in a schema. All but the first see across users, by policies on just the tables they need."""
 SERVICE_ROLES = tuple(role for roles in SCHEMA_ROLES.values() for role in roles)
 LOGIN_ROLES = (*SERVICE_ROLES, MIGRATOR)
 
