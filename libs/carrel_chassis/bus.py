@@ -16,10 +16,14 @@ OnMessage = Callable[[str, bytes], Awaitable[None]]
 
 
 class Bus:
-    """A connection to NATS that comes back by itself. Without it everything goes on, later: by polls and by reading the log."""
+    """A connection to NATS that comes back by itself. Without it everything goes on, later: by polls and by reading the log.
 
-    def __init__(self, url: str) -> None:
+    Without `echo` a process does not hear what it publishes itself.
+    """
+
+    def __init__(self, url: str, *, echo: bool = True) -> None:
         self._url = url
+        self._echo = echo
         self._client = Client()
         self._connecting: asyncio.Task[None] | None = None
         self._wanted: dict[int, tuple[str, str, OnMessage]] = {}
@@ -59,6 +63,7 @@ class Bus:
                     allow_reconnect=True,
                     # Live copies that could not be sent are not worth keeping: their readers heal from the log.
                     pending_size=0,
+                    no_echo=not self._echo,
                     error_cb=on_error,
                     reconnected_cb=on_return,
                     disconnected_cb=on_change,

@@ -7,16 +7,16 @@ import time
 from contextlib import AsyncExitStack
 
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from carrel.api.context.v1.context_service_pb2_grpc import add_ContextServiceServicer_to_server
 from carrel.api.context.v1.revocation_service_pb2_grpc import add_RevocationServiceServicer_to_server
 from carrel_chassis.bus import open_bus
+from carrel_chassis.db.engine import Engine
 from carrel_chassis.db.open import cross_user_database, user_sessions
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, followed_revocations
-from carrel_context.keys import open_key_store, read_master_key
+from carrel_context.keys import KeyStore, read_master_key
 from carrel_context.operations import Operations
 from carrel_context.revocation_servicer import RevocationServicer
 from carrel_context.revocations import RevocationOperations, changes_in
@@ -30,15 +30,23 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         trust = Trust(settings, "context")
         url = settings.database_url.get_secret_value()
-        # The signing keys are no user's: they are read once, on an engine that is gone before the first call comes.
-        async with cross_user_database(url, pool_size=1) as engine:
-            keys = await open_key_store(engine, read_master_key(settings.master_key_file))
+        # The signing keys are no user's: an engine of their own, which binds none.
+        keys = KeyStore(
+            await stack.enter_async_context(cross_user_database(url, pool_size=1)),
+            read_master_key(settings.master_key_file),
+            time.time,
+            announce_seconds=settings.key_announce_seconds,
+            rotation_seconds=settings.key_rotation_seconds,
+        )
+        await keys.open()
         sessions = await stack.enter_async_context(user_sessions(settings))
         bus = await stack.enter_async_context(open_bus(settings.nats_url.get_secret_value()))
         tenants = TenantDatabase(await _across(settings.admin_database_url, stack))
         all_revocations = await _across(settings.revocations_database_url, stack)
         revocations = await stack.enter_async_context(followed_revocations(changes_in(all_revocations), settings, bus))
         revoking = RevocationOperations(tenants, revocations, all_revocations, bus, settings.session_revocation_seconds)
+        for work in (keys.keep(settings.key_poll_seconds), revoking.keep_clean()):
+            stack.callback(asyncio.create_task(work).cancel)
         operations = Operations(
             sessions,
             keys,
@@ -54,7 +62,7 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
         await stop.wait()
 
 
-async def _across(url: SecretStr, stack: AsyncExitStack) -> AsyncEngine:
+async def _across(url: SecretStr, stack: AsyncExitStack) -> Engine:
     return await stack.enter_async_context(cross_user_database(url.get_secret_value()))
 
 

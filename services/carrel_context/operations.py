@@ -16,7 +16,7 @@ from carrel_context import domain
 from carrel_context.api_keys import new_api_key, parse_api_key
 from carrel_context.domain import Narrowing, Principal
 from carrel_context.keys import KeyStore
-from carrel_context.repository import Directory
+from carrel_context.repository import Directory, StoredKey
 
 Clock = Callable[[], float]
 
@@ -32,7 +32,7 @@ class Operations:
         self._clock = clock
         self._provision = provision
         self._grant_max_age_seconds = grant_max_age_seconds
-        self._grants = ContextVerifier(keys, "agent-execution", clock)
+        self._grants = ContextVerifier(keys.of_grants(), "agent-execution", clock)
 
     async def issue_for_user(
         self,
@@ -117,9 +117,13 @@ class Operations:
             await directory.add_api_key(key.api_key_id, key.digest(), label)
         return key.api_key_id, key.text()
 
-    def public_keys(self) -> dict[str, bytes]:
-        """The public signing keys by id, newest first."""
-        return self._keys.public_keys
+    def signing_keys(self) -> list[StoredKey]:
+        """The signing keys that are active, newest first."""
+        return self._keys.active()
+
+    async def rotate_signing_keys(self) -> StoredKey:
+        """The next signing key, announced; ROTATION_TOO_SOON while two are active."""
+        return await self._keys.rotate()
 
     @asynccontextmanager
     async def _directory(self, call_id: str, tenant_id: str, user_id: str) -> AsyncIterator[Directory]:

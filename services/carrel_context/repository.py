@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
+from carrel_chassis.db.engine import Connection, Row
 from carrel_context.domain import Principal
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
@@ -35,18 +35,22 @@ ADD_API_KEY = text("""
     VALUES (:tenant_id, :user_id, :api_key_id, :secret_sha256, :label)
 """)
 
-LIST_SIGNING_KEYS = text("SELECT key_id, public_key, private_key_encrypted FROM signing_key ORDER BY create_time DESC")
-ADD_SIGNING_KEY = text("""
-    INSERT INTO signing_key (key_id, public_key, private_key_encrypted)
-    VALUES (:key_id, :public_key, :private_key_encrypted)
+LIST_SIGNING_KEYS = text("""
+    SELECT key_id, public_key, private_key_encrypted, CAST(extract(epoch FROM sign_time) AS float8)
+    FROM signing_key ORDER BY sign_time
 """)
+ADD_SIGNING_KEY = text("""
+    INSERT INTO signing_key (key_id, public_key, private_key_encrypted, sign_time)
+    VALUES (:key_id, :public_key, :private_key_encrypted, to_timestamp(CAST(:sign_time AS float8)))
+""")
+DESTROY_PRIVATE_KEYS = text("UPDATE signing_key SET private_key_encrypted = '' WHERE key_id = ANY(:key_ids)")
 LOCK_SIGNING_KEYS = text("SELECT pg_advisory_xact_lock(hashtext('carrel.signing_key'))")
 
 
 class Directory:
     """The users and keys that one transaction sees: those of the owner it is bound to."""
 
-    def __init__(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> None:
+    def __init__(self, connection: Connection, tenant_id: str, user_id: str) -> None:
         self._connection = connection
         self._owner = {"tenant_id": tenant_id, "user_id": user_id}
 
@@ -72,7 +76,7 @@ class Directory:
         await self._connection.execute(ADD_API_KEY, values)
 
 
-def _principal(row: Row[Any]) -> Principal:
+def _principal(row: Row) -> Principal:
     return Principal(
         row.tenant_id, row.user_id, row.role, row.disabled, frozenset(row.removed), row.revoked, row.change_time
     )
@@ -80,24 +84,36 @@ def _principal(row: Row[Any]) -> Principal:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A signing key as it lies in the database."""
+    """A signing key as it lies in the database. `private_key_encrypted` is empty once it was destroyed."""
 
     key_id: str
     public_key: bytes
     private_key_encrypted: bytes
+    sign_time: float
+    """From then on it signs, until the next one does; seconds since the epoch."""
 
 
-async def signing_keys(connection: AsyncConnection) -> list[StoredKey]:
-    """All signing keys, newest first. The lock makes two processes that start at once agree on one first key."""
+async def lock_signing_keys(connection: Connection) -> None:
+    """Keeps other processes from making a key until the transaction ends, so that all agree on one."""
     await connection.execute(LOCK_SIGNING_KEYS)
+
+
+async def signing_keys(connection: Connection) -> list[StoredKey]:
+    """All signing keys, in the order in which they sign."""
     return [StoredKey(*row) for row in await connection.execute(LIST_SIGNING_KEYS)]
 
 
-async def add_signing_key(connection: AsyncConnection, key: StoredKey) -> None:
+async def add_signing_key(connection: Connection, key: StoredKey) -> None:
     """Stores a new signing key."""
     values = {
         "key_id": key.key_id,
         "public_key": key.public_key,
         "private_key_encrypted": key.private_key_encrypted,
+        "sign_time": key.sign_time,
     }
     await connection.execute(ADD_SIGNING_KEY, values)
+
+
+async def destroy_private_keys(connection: Connection, key_ids: Sequence[str]) -> None:
+    """Forgets the private halves: nothing can be signed with these keys any more."""
+    await connection.execute(DESTROY_PRIVATE_KEYS, {"key_ids": list(key_ids)})

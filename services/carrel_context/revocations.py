@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import text
 
 from carrel_chassis.bus import Bus
+from carrel_chassis.db.engine import Connection, Engine, Row
 from carrel_chassis.db.sessions import database_errors
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import MAX_LIFETIME_SECONDS
 from carrel_chassis.ids import check_id
+from carrel_chassis.logs import get_logger
 from carrel_chassis.revocations import SUBJECT, Changes, Revocation, Revocations, What
 from carrel_chassis.signing import CLOCK_SKEW_SECONDS
 from carrel_context.domain import check_scope
 from carrel_context.tenants import TenantDatabase
 
 PAGE = 5000
+_CLEAN_SECONDS = 600.0
 _MAX_VERSION = 2**63 - 1
 _REISSUE_SECONDS = MAX_LIFETIME_SECONDS + 2 * CLOCK_SKEW_SECONDS
 """After a change of rights: as long as a context lives that was issued before."""
@@ -46,7 +49,7 @@ IS_REVOKED = text("""
 
 
 async def change(
-    connection: AsyncConnection,
+    connection: Connection,
     tenant_id: str,
     user_id: str,
     what: What,
@@ -69,20 +72,20 @@ async def change(
     return _revocation((await connection.execute(CHANGE, values)).one())
 
 
-async def demand_new_contexts(connection: AsyncConnection, tenant_id: str, user_id: str) -> Revocation | None:
+async def demand_new_contexts(connection: Connection, tenant_id: str, user_id: str) -> Revocation | None:
     """What was issued to the user before now is refused, because rights have changed; None when all of it is refused anyway."""
     if await is_revoked(connection, tenant_id, user_id, What.USER, ""):
         return None
     return await change(connection, tenant_id, user_id, What.USER, revoked=False, keep_seconds=_REISSUE_SECONDS)
 
 
-async def is_revoked(connection: AsyncConnection, tenant_id: str, user_id: str, what: What, value: str) -> bool:
+async def is_revoked(connection: Connection, tenant_id: str, user_id: str, what: What, value: str) -> bool:
     """Whether it stands, now and until the end of the transaction."""
     values = {"tenant_id": tenant_id, "user_id": user_id, "what": what.value, "value": value}
     return bool((await connection.execute(IS_REVOKED, values)).scalar_one_or_none())
 
 
-def changes_in(engine: AsyncEngine) -> Callable[[int], Awaitable[Changes]]:
+def changes_in(engine: Engine) -> Callable[[int], Awaitable[Changes]]:
     """What has changed after a version, from the database: what the context service itself follows, and tells the others."""
 
     async def fetch(after_version: int) -> Changes:
@@ -97,7 +100,7 @@ def changes_in(engine: AsyncEngine) -> Callable[[int], Awaitable[Changes]]:
     return fetch
 
 
-def _revocation(row: Row[Any]) -> Revocation:
+def _revocation(row: Row) -> Revocation:
     values: list[Any] = list(row)
     values[2] = What(values[2])
     return Revocation(*values)
@@ -110,7 +113,7 @@ class RevocationOperations:
         self,
         tenants: TenantDatabase,
         revocations: Revocations,
-        engine: AsyncEngine,
+        engine: Engine,
         bus: Bus | None,
         keep_seconds: float,
     ) -> None:
@@ -154,10 +157,15 @@ class RevocationOperations:
                 if self._bus is not None:
                     await self._bus.publish(SUBJECT, str(done.version).encode())
 
-    async def forget_expired(self) -> None:
-        """Deletes what nothing valid is refused by any more."""
-        async with database_errors(), self._engine.begin() as connection:
-            await connection.execute(FORGET)
+    async def keep_clean(self) -> None:
+        """For ever: deletes what nothing valid is refused by any more. Runs as a task beside the server."""
+        while True:
+            try:
+                async with database_errors(), self._engine.begin() as connection:
+                    await connection.execute(FORGET)
+            except CarrelError as error:
+                get_logger().warning("revocations.not_cleaned", reason=error.reason)
+            await asyncio.sleep(_CLEAN_SECONDS)
 
 
 def _check(tenant_id: str, user_id: str, what: What, value: str) -> None:

@@ -12,6 +12,7 @@ from carrel_chassis.ids import check_id
 from carrel_chassis.rpc.call import caller, current_call
 from carrel_context.domain import Narrowing
 from carrel_context.operations import Operations
+from carrel_context.repository import StoredKey
 
 _MAX_LABEL = 128
 
@@ -69,10 +70,12 @@ class ContextServicer(rpc.ContextServiceServicer):
         return pb.IssueRunContextResponse(signed_context=signed)
 
     async def ListSigningKeys(self, request: pb.ListSigningKeysRequest, context: Any) -> pb.ListSigningKeysResponse:
-        keys = self._operations.public_keys()
-        return pb.ListSigningKeysResponse(
-            keys=[pb.SigningKey(key_id=key_id, public_key=public_key) for key_id, public_key in keys.items()]
-        )
+        return pb.ListSigningKeysResponse(keys=[_signing_key(key) for key in self._operations.signing_keys()])
+
+    async def RotateSigningKeys(
+        self, request: pb.RotateSigningKeysRequest, context: Any
+    ) -> pb.RotateSigningKeysResponse:
+        return pb.RotateSigningKeysResponse(key=_signing_key(await self._operations.rotate_signing_keys()))
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
         if len(request.label) > _MAX_LABEL:
@@ -80,6 +83,12 @@ class ContextServicer(rpc.ContextServiceServicer):
         call_id = current_call().call_id
         key_id, text = await self._operations.create_api_key(call_id, request.tenant_id, request.user_id, request.label)
         return pb.CreateApiKeyResponse(api_key_id=key_id, api_key=text)
+
+
+def _signing_key(key: StoredKey) -> pb.SigningKey:
+    message = pb.SigningKey(key_id=key.key_id, public_key=key.public_key)
+    message.sign_time.FromMicroseconds(round(key.sign_time * 1e6))
+    return message
 
 
 def _lifetime(request: pb.IssueContextRequest) -> float:

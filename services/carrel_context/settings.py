@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from carrel_chassis.settings import DatabaseSettings
 
@@ -20,6 +20,12 @@ class ContextSettings(DatabaseSettings):
     """How long a revoked session or run is remembered: as long as anything could still be renewed from it."""
     master_key_file: Path
     """32 bytes in base64: the private signing keys are encrypted under it in the database."""
+    key_rotation_seconds: float = 7 * 24 * 3600.0
+    """How long a signing key signs; then the next one is made. 0: only when an administrator asks for it."""
+    key_announce_seconds: float = Field(default=90.0, ge=0.0)
+    """How long a key is listed before it signs: longer than the services take to fetch it, which they do twice a minute."""
+    key_poll_seconds: float = Field(default=5.0, gt=0.0)
+    """How often a replica looks for the keys of the others."""
     provision_users: bool = True
     """Whether a user that the gateway has authenticated, and that is not known yet, is entered with the role "standard"."""
     grant_max_age_seconds: float = 30 * 24 * 3600.0

@@ -11,11 +11,17 @@ from carrel_chassis.db.open import user_sessions
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
-from carrel_events.hub import open_hub
+from carrel_events.group_commit import GroupCommit
+from carrel_events.hub import Hub
+from carrel_events.line import open_line
+from carrel_events.log_reader import LogReader
 from carrel_events.operations import EventOperations
+from carrel_events.publisher import Publisher
 from carrel_events.servicer import EventServicer
 from carrel_events.settings import EventsSettings
 from carrel_events.tripwire import Tripwire
+from carrel_events.work import in_background
+from carrel_events.writer import LogWriter
 
 
 async def serve(settings: EventsSettings, stop: asyncio.Event) -> None:
@@ -23,17 +29,25 @@ async def serve(settings: EventsSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         trust = Trust(settings, "event-stream")
         keys = await stack.enter_async_context(fetched_keys(trust, settings.context_address))
-        sessions = await stack.enter_async_context(user_sessions(settings))
-        bus = Bus(settings.nats_url.get_secret_value())
+        log = LogReader(await stack.enter_async_context(user_sessions(settings)))
+        writer_url = settings.writer_database_url.get_secret_value()
+        appends, counters = [await stack.enter_async_context(open_line(writer_url)) for _ in range(2)]
+        writer = LogWriter(appends, counters)
+        bus = Bus(settings.nats_url.get_secret_value(), echo=False)
         await bus.start()
         stack.push_async_callback(bus.close)
         revocations = await stack.enter_async_context(fetched_revocations(trust, settings, bus))
+
         tripwire = Tripwire()
-        hub = await stack.enter_async_context(open_hub(bus, tripwire))
-        operations = EventOperations(sessions, hub, settings, trust.clock)
+        hub = Hub(bus, tripwire, log, writer.positions, settings)
+        stack.push_async_callback(hub.close)
+        commits = GroupCommit(writer.append, Publisher(hub.publish).publish)
+        operations = EventOperations(log, commits, hub, settings, trust.clock)
         server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
         servicer = EventServicer(operations, tripwire, settings.slow_reader_seconds)
         server.register(add_EventServiceServicer_to_server, servicer)
+        for work in (commits.run(), hub.keep_positions(), hub.wake_on(server.stopping)):
+            await stack.enter_async_context(in_background(work))
         await server.start()
         stack.push_async_callback(server.stop)
         await stop.wait()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.identity import UserContext
 
 MAX_OFFSET = 2**63 - 1
 
@@ -51,15 +52,37 @@ class NewEvent:
     type: str
     create_time: datetime
     body: bytes
+    ephemeral: bool = False
+    """It is only passed on to those who read now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """What one call appends, in its order, as the user and run that its context names."""
+
+    user: UserContext
+    sent: tuple[NewEvent, ...]
+
+    @property
+    def events(self) -> tuple[NewEvent, ...]:
+        """Those for the log."""
+        return tuple(event for event in self.sent if not event.ephemeral)
+
+    @property
+    def size(self) -> int:
+        """Their bytes."""
+        return sum(len(event.body) for event in self.sent)
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What an append has done: the ids that are new, in order; the last of them has the log's last offset."""
+    """What an append has done: whether a later attempt had written, where the log stands, and what is new, in order."""
 
+    stale: bool
     epoch: int
     last_offset: int
     new_ids: tuple[str, ...]
+    new_offsets: tuple[int, ...]
 
     @property
     def last(self) -> Cursor:

@@ -1,23 +1,33 @@
-"""Live copies of events, from the bus to the streams of this process. They are hints: what is lost here is read from the log."""
+"""Live copies of events, from writers to the streams of this process and, over the bus, to those of others. What is lost heals."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from google.protobuf.message import DecodeError
 
-from carrel.api.events.v1 import event_pb2, event_service_pb2
+from carrel.api.events.v1 import event_service_pb2
 from carrel_chassis.bus import Bus
+from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import UserContext
 from carrel_chassis.logs import get_logger
+from carrel_events.channel import Channel, Tap
+from carrel_events.domain import Cursor, Filter
+from carrel_events.frames import Frame
+from carrel_events.log_reader import LogReader, Page
+from carrel_events.settings import EventsSettings
 from carrel_events.tripwire import Tripwire
 
-_QUEUE_EVENTS = 1000
-_QUEUE_BYTES = 2 * 1024 * 1024
 _LOOK_SECONDS = 0.25
+_CHECKED_AT_ONCE = 1000
+
+Owner = tuple[str, str]
+Positions = Callable[[Sequence[Owner]], Awaitable[Mapping[Owner, Cursor]]]
+"""Where the logs of some users stand, in one look."""
 
 
 def subject_of(user: UserContext) -> str:
@@ -26,94 +36,66 @@ def subject_of(user: UserContext) -> str:
     return f"carrel.events.{hashlib.sha256(owner).hexdigest()[:32]}"
 
 
-class LiveQueue:
-    """The copies that wait for one stream, a few at most. When there are too many it forgets them all and says so."""
-
-    def __init__(self) -> None:
-        self._events: list[event_pb2.Event] = []
-        self._bytes = 0
-        self._lost = False
-        self._wake = asyncio.Event()
-
-    def put(self, events: Sequence[event_pb2.Event], size: int) -> None:
-        """Adds copies that have `size` bytes together."""
-        if len(self._events) + len(events) > _QUEUE_EVENTS or self._bytes + size > _QUEUE_BYTES:
-            self.lose()
-            return
-        self._events.extend(events)
-        self._bytes += size
-        self._wake.set()
-
-    def lose(self) -> None:
-        """Forgets the copies: the log has what they were."""
-        self._events, self._bytes, self._lost = [], 0, True
-        self._wake.set()
-
-    def take(self) -> list[event_pb2.Event] | None:
-        """All copies that wait; None when some were lost since the last call."""
-        events, lost = self._events, self._lost
-        self._events, self._bytes, self._lost = [], 0, False
-        self._wake.clear()
-        return None if lost else events
-
-    def wake(self) -> None:
-        """Ends the wait, without a copy."""
-        self._wake.set()
-
-    async def wait(self) -> None:
-        """Returns when something has come since the last `take`."""
-        await self._wake.wait()
-
-
 class _Topic:
-    """One user's subscription on the bus, and the queues that share it."""
+    """One user here: the channel, the subscription that feeds it, and when its position was last checked."""
 
-    def __init__(self, user: UserContext, subscribing: asyncio.Task[Callable[[], Awaitable[None]]]) -> None:
+    def __init__(self, user: UserContext, channel: Channel, now: float) -> None:
         self.user = user
-        self.subscribing = subscribing
-        self.queues: set[LiveQueue] = set()
+        self.channel = channel
+        self.checked = now
+        self.patience = random.uniform(0.75, 1.25)
+        """Its share of the interval, so that not all are looked at in the same moment."""
+        self.subscribing: asyncio.Task[Callable[[], Awaitable[None]]]
 
 
 class Hub:
-    """Hands each copy to the streams of its user. Made by `open_hub`."""
+    """Hands each copy to the streams of its user. One topic per user with streams, however many they are."""
 
-    def __init__(self, bus: Bus, tripwire: Tripwire) -> None:
+    def __init__(
+        self, bus: Bus, tripwire: Tripwire, log: LogReader, positions: Positions, settings: EventsSettings
+    ) -> None:
+        self.database_answers = True
+        """Whether the last look at positions was answered."""
         self._bus = bus
         self._tripwire = tripwire
-        self._topics: dict[tuple[str, str], _Topic] = {}
+        self._log = log
+        self._positions = positions
+        self._settings = settings
+        self._topics: dict[Owner, _Topic] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
-    @property
-    def connected(self) -> bool:
-        """Whether copies come at all."""
-        return self._bus.connected
-
-    async def publish(self, user: UserContext, batch: Sequence[event_pb2.Event]) -> None:
-        """Sends copies of events that the log has, to all processes; at most one message's worth of them."""
-        last = batch[-1].cursor
-        copies = event_service_pb2.SubscribeResponse(events=batch, position=last)
-        await self._bus.publish(subject_of(user), copies.SerializeToString())
+    async def publish(self, user: UserContext, message: bytes) -> None:
+        """Hands copies of what the log has, a serialized SubscribeResponse, to the streams here and to all other processes."""
+        topic = self._topics.get(user.owner)
+        if topic is not None:
+            self._deliver(topic, message)
+        await self._bus.publish(subject_of(user), message)
 
     @asynccontextmanager
-    async def subscribe(self, user: UserContext) -> AsyncIterator[LiveQueue]:
-        """The copies of this user's events, from now to the end of the block."""
+    async def subscribe(self, user: UserContext, merges: bool) -> AsyncIterator[tuple[Channel, Tap]]:
+        """The channel of this user, and a tap of one's own, to the end of the block."""
         topic = self._topics.get(user.owner) or self._open(user)
-        queue = LiveQueue()
-        topic.queues.add(queue)
+        tap = Tap(merges)
+        topic.channel.taps.add(tap)
         try:
             # Shielded: another stream of the user may wait for the same.
             await asyncio.shield(topic.subscribing)
-            yield queue
+            yield topic.channel, tap
         finally:
-            topic.queues.discard(queue)
-            if not topic.queues:
+            topic.channel.taps.discard(tap)
+            if not topic.channel.taps:
                 self._close(topic)
 
     def _open(self, user: UserContext) -> _Topic:
+        async def read(after: Cursor) -> Page:
+            page = await self._log.read(user, after, Filter())
+            return Page(self._tripwire.own_events(user, page.frames), page.position, page.more)
+
         async def on_message(_: str, payload: bytes) -> None:
             self._deliver(topic, payload)
 
-        topic = _Topic(user, asyncio.create_task(self._bus.subscribe(subject_of(user), on_message)))
+        topic = _Topic(user, Channel(read), _now())
+        topic.subscribing = asyncio.create_task(self._bus.subscribe(subject_of(user), on_message))
         self._topics[user.owner] = topic
         return topic
 
@@ -121,6 +103,7 @@ class Hub:
         """Ends the subscription beside, so that no stream that leaves has to wait."""
         if self._topics.get(topic.user.owner) is topic:
             del self._topics[topic.user.owner]
+        topic.channel.close()
         task = asyncio.create_task(self._unsubscribe(topic))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
@@ -131,38 +114,67 @@ class Hub:
 
     def _deliver(self, topic: _Topic, payload: bytes) -> None:
         try:
-            copies = event_service_pb2.SubscribeResponse.FromString(payload).events
+            message = event_service_pb2.SubscribeResponse.FromString(payload)
+            frames = [Frame.of(event.SerializeToString()) for event in message.events]
         except DecodeError:
             get_logger().warning("events.copy_unreadable", bytes=len(payload))
             return
         # Before any stream counts on it: a foreign copy must not take the place of the user's own event of that offset.
-        events = self._tripwire.own_events(topic.user, copies)
-        for queue in topic.queues:
-            queue.put(events, len(payload))
+        topic.channel.deliver(self._tripwire.own_events(topic.user, frames))
+        if not frames:
+            # A log that has begun anew says so by its position alone.
+            topic.channel.check(Cursor(message.position.epoch, message.position.offset))
 
-    async def keep_watch(self) -> None:
-        """Tells all streams when the bus goes or comes back: in between copies were lost. Runs as a task beside the server."""
+    async def wake_on(self, stopping: asyncio.Event) -> None:
+        """Wakes all streams when the server drains: each ends itself. Runs as a task beside the server."""
+        await stopping.wait()
+        for topic in self._topics.values():
+            topic.channel.wake()
+
+    async def keep_positions(self) -> None:
+        """Compares the positions of all users here with the log, each from time to time, and at once when the bus was away: in between
+        copies were lost. Runs as a task beside the server."""
         connected = self._bus.connected
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            interval = self._interval()
+            await asyncio.sleep(min(_LOOK_SECONDS, interval / 2))
             if connected != self._bus.connected:
                 connected = self._bus.connected
-                for topic in self._topics.values():
-                    for queue in topic.queues:
-                        queue.lose()
+                self._make_due()
+            for topics in self._due(interval):
+                await self._check(topics)
+
+    def _interval(self) -> float:
+        settings = self._settings
+        return settings.idle_check_seconds if self._bus.connected else settings.disconnected_check_seconds
+
+    def _make_due(self) -> None:
+        for topic in self._topics.values():
+            topic.checked = float("-inf")
+
+    def _due(self, interval: float) -> Iterator[list[_Topic]]:
+        now = _now()
+        due = [topic for topic in self._topics.values() if topic.checked + interval * topic.patience <= now]
+        for begin in range(0, len(due), _CHECKED_AT_ONCE):
+            yield due[begin : begin + _CHECKED_AT_ONCE]
+
+    async def _check(self, topics: Sequence[_Topic]) -> None:
+        now = _now()
+        try:
+            heads = await self._positions([topic.user.owner for topic in topics])
+        except CarrelError:
+            self.database_answers = False
+            return
+        self.database_answers = True
+        for topic in topics:
+            topic.checked = now
+            topic.channel.check(heads.get(topic.user.owner))
 
     async def close(self) -> None:
         """Waits until what was left is unsubscribed."""
         await asyncio.gather(*self._leaving, return_exceptions=True)
 
 
-@asynccontextmanager
-async def open_hub(bus: Bus, tripwire: Tripwire) -> AsyncIterator[Hub]:
-    """A hub on this bus, until the end of the block."""
-    hub = Hub(bus, tripwire)
-    watch = asyncio.create_task(hub.keep_watch())
-    try:
-        yield hub
-    finally:
-        watch.cancel()
-        await hub.close()
+def _now() -> float:
+    """The clock of waits: the loop's own, in seconds."""
+    return asyncio.get_running_loop().time()

@@ -13,9 +13,12 @@ T = TypeVar("T")
 
 
 class PacedWriter(Generic[T]):
-    """Writes messages as long as the reader makes room in time. gRPC holds a write back when its own buffers are full."""
+    """Writes messages as long as the reader makes room in time. gRPC holds a write back when its own buffers are full.
 
-    def __init__(self, write: Callable[[T], Awaitable[None]], seconds: float, position: Cursor) -> None:
+    `seconds` is how long one write may take; None waits for as long as the call lives.
+    """
+
+    def __init__(self, write: Callable[[T], Awaitable[None]], seconds: float | None, position: Cursor) -> None:
         self._write = write
         self._seconds = seconds
         self._position = position

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from carrel.api.events.v1 import event_pb2 as pb
@@ -45,40 +45,24 @@ def admit(sent: Sequence[pb.Event], user: UserContext, now: float) -> dict[str, 
 
 
 def to_new_event(event: pb.Event) -> NewEvent:
-    """The event as the repository takes it."""
+    """The event as the log takes it."""
     return NewEvent(
-        event.event_id, event.type, event.create_time.ToDatetime(UTC), event.SerializeToString(deterministic=True)
+        event.event_id,
+        event.type,
+        event.create_time.ToDatetime(UTC),
+        event.SerializeToString(deterministic=True),
+        is_ephemeral(event),
     )
 
 
-def to_event(epoch: int, offset: int, body: bytes) -> pb.Event:
-    """The event as readers see it: what is kept, with its place in the log."""
-    event = pb.Event.FromString(body)
-    event.cursor.epoch = epoch
-    event.cursor.offset = offset
-    return event
+def is_ephemeral(event: pb.Event) -> bool:
+    """Whether it is a delta: a piece of a text whose whole comes later, as an event of its own."""
+    return bool(event.partial_result.delta) and not event.partial_result.text
 
 
 def to_cursor(position: Cursor) -> pb.Cursor:
     """The position as a message."""
     return pb.Cursor(epoch=position.epoch, offset=position.offset)
-
-
-def in_batches(
-    events: Iterable[pb.Event], max_count: int = 500, max_bytes: int = 1024 * 1024
-) -> Iterator[list[pb.Event]]:
-    """The events in pieces that one message each may hold; a single event is always small enough."""
-    batch: list[pb.Event] = []
-    size = 0
-    for event in events:
-        event_size = event.ByteSize()
-        if batch and (len(batch) == max_count or size + event_size > max_bytes):
-            yield batch
-            batch, size = [], 0
-        batch.append(event)
-        size += event_size
-    if batch:
-        yield batch
 
 
 def _check(event: pb.Event, name: str) -> None:

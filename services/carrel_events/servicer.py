@@ -13,6 +13,7 @@ from carrel_chassis.errors import invalid
 from carrel_chassis.ids import check_id
 from carrel_chassis.rpc.call import caller, current_call
 from carrel_events.domain import START, Cursor, Filter
+from carrel_events.frames import message
 from carrel_events.operations import EventOperations
 from carrel_events.pace import PacedWriter
 from carrel_events.records import is_type, to_cursor
@@ -32,28 +33,25 @@ class EventServicer(rpc.EventServiceServicer):
         self._slow_reader_seconds = slow_reader_seconds
 
     async def AppendEvents(self, request: pb.AppendEventsRequest, context: Any) -> pb.AppendEventsResponse:
-        user, call = caller(), current_call()
-        appended = await self._operations.append(user, call.call_id, request.events)
+        appended = await self._operations.append(caller(), request.events)
         return pb.AppendEventsResponse(last=to_cursor(appended.last), appended=len(appended.new_ids))
 
-    async def ListEvents(self, request: pb.ListEventsRequest, context: Any) -> pb.ListEventsResponse:
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Any) -> Any:
         user, call = caller(), current_call()
         after, wanted, size = _cursor(request), _filter(request.filter), _page_size(request.page_size)
         page = await self._operations.list(user, call.call_id, after, wanted, size)
-        return pb.ListEventsResponse(
-            events=self._tripwire.own_events(user, page.events), position=to_cursor(page.position), more=page.more
-        )
+        return message(self._tripwire.own_events(user, page.frames), page.position, more=page.more)
 
     async def Subscribe(self, request: pb.SubscribeRequest, context: Any) -> AsyncIterator[pb.SubscribeResponse]:
         user, call = caller(), current_call()
         after, wanted = _cursor(request), _filter(request.filter)
-        writer = PacedWriter(context.write, self._slow_reader_seconds, after)
-        call.progress.update(after.metadata())
-        async with aclosing(self._operations.subscribe(user, call.call_id, after, wanted, call.stopping)) as pages:
+        patient = request.slow_reader == event_pb2.SLOW_READER_COALESCE
+        writer = PacedWriter(context.write, None if patient else self._slow_reader_seconds, after)
+        subscription = self._operations.subscribe(user, call.call_id, after, wanted, call.stopping, merges=patient)
+        async with aclosing(subscription) as pages:
             async for page in pages:
-                events = self._tripwire.own_events(user, page.events)
-                message = pb.SubscribeResponse(events=events, position=to_cursor(page.position))
-                await writer.write(message, page.position)
+                frames = self._tripwire.own_events(user, page.frames)
+                await writer.write(message(frames, page.position), page.position)
                 call.progress.update(page.position.metadata())
         return
         yield  # A generator by form alone: what it would yield, somebody else would write, and nobody would time.
@@ -63,17 +61,17 @@ def _cursor(request: pb.ListEventsRequest | pb.SubscribeRequest) -> Cursor:
     return Cursor(request.after.epoch, request.after.offset) if request.HasField("after") else START
 
 
-def _filter(message: event_pb2.EventFilter) -> Filter:
-    if message.thread_id:
-        check_id(message.thread_id, "filter.thread_id")
-    if message.run_id:
-        check_id(message.run_id, "filter.run_id")
-    if len(message.types) > _MAX_FILTER_TYPES:
-        raise invalid("filter.types", f"filter.types has {len(message.types)} entries; at most {_MAX_FILTER_TYPES}.")
-    for type in message.types:
+def _filter(asked: event_pb2.EventFilter) -> Filter:
+    if asked.thread_id:
+        check_id(asked.thread_id, "filter.thread_id")
+    if asked.run_id:
+        check_id(asked.run_id, "filter.run_id")
+    if len(asked.types) > _MAX_FILTER_TYPES:
+        raise invalid("filter.types", f"filter.types has {len(asked.types)} entries; at most {_MAX_FILTER_TYPES}.")
+    for type in asked.types:
         if not is_type(type):
             raise invalid("filter.types", "filter.types has an entry that is no event type.")
-    return Filter(message.thread_id, message.run_id, tuple(message.types))
+    return Filter(asked.thread_id, asked.run_id, tuple(asked.types))
 
 
 def _page_size(asked: int) -> int:

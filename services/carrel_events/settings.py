@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pydantic import SecretStr
+
 from carrel_chassis.settings import DatabaseSettings
 
 
 class EventsSettings(DatabaseSettings):
     """The settings of event-stream; each from `CARREL_<FIELD>`."""
 
+    writer_database_url: SecretStr
+    """`postgresql+asyncpg://...` as the role that appends for all users and reads no event."""
     open_streams_per_user: int = 50
     """How many streams a user may have open at a time in this process, unless the user's context says otherwise."""
     idle_check_seconds: float = 5.0
-    """After so long without an event a stream looks into the log: a lost live copy delays an event by at most this."""
+    """How often a user's position is compared with the log, give or take a quarter: a lost live copy that no other follows delays its
+    event by at most this."""
     disconnected_check_seconds: float = 0.5
     """The same while the bus is away and no live copy comes at all."""
     heartbeat_seconds: float = 15.0
     """After so long without a message a stream sends its position."""
     slow_reader_seconds: float = 10.0
-    """A stream whose reader takes longer to make room for one message is ended."""
+    """A stream whose reader takes longer to make room for one message is ended, unless the reader asked to be waited for."""

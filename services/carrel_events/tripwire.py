@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from opentelemetry import metrics
 
-from carrel.api.events.v1 import event_pb2
 from carrel_chassis.identity import UserContext
 from carrel_chassis.logs import get_logger
+
+
+class Owned(Protocol):
+    """What says of itself whose it is: an event, or a frame, which says what the bytes in it say."""
+
+    @property
+    def tenant_id(self) -> str: ...
+
+    @property
+    def user_id(self) -> str: ...
+
+
+T = TypeVar("T", bound=Owned)
 
 
 class Tripwire:
@@ -23,7 +36,7 @@ class Tripwire:
         )
         self._counter.add(0)  # so that the series is there to alert on before anything happens
 
-    def own_events(self, user: UserContext, events: Sequence[event_pb2.Event]) -> list[event_pb2.Event]:
+    def own_events(self, user: UserContext, events: Sequence[T]) -> list[T]:
         """The events that belong to the user, in their order."""
         tenant_id, user_id = user.owner
         own = [event for event in events if event.user_id == user_id and event.tenant_id == tenant_id]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from carrel_chassis.db.engine import Engine
 from carrel_chassis.db.sessions import database_errors
 from carrel_execution.domain import ClaimedRun, Outcome
 
@@ -152,7 +152,7 @@ class Sent:
 class Queue:
     """The queue as one worker sees it. Every method is one transaction; UNAVAILABLE without a database."""
 
-    def __init__(self, engine: AsyncEngine, worker: str) -> None:
+    def __init__(self, engine: Engine, worker: str) -> None:
         self._engine = engine
         self.worker = worker
 
@@ -215,6 +215,6 @@ class Queue:
         await self._execute(DELETE_SENT, values)
 
     async def _execute(self, statement: TextClause, values: dict[str, Any]) -> Sequence[Any]:
-        async with database_errors(), self._engine.begin() as connection:
-            result = await connection.execute(statement, values)
-            return result.all() if result.returns_rows else ()
+        # Each of these is one statement, and so a transaction of its own.
+        async with database_errors(), self._engine.connect() as connection:
+            return await connection.execute(statement, values)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
+from carrel_chassis.db.engine import Connection, Row
 from carrel_chassis.identity import UserContext
 from carrel_execution.domain import ListRequest, Run, StartRequest, State
 
@@ -53,7 +53,7 @@ LIST = text(f"""
 class Runs:
     """The runs that one transaction sees: those of its user."""
 
-    def __init__(self, connection: AsyncConnection, user: UserContext) -> None:
+    def __init__(self, connection: Connection, user: UserContext) -> None:
         self._connection = connection
         self._owner = {"tenant_id": user.tenant_id, "user_id": user.user_id}
 
@@ -109,7 +109,7 @@ class Runs:
         return [_run(row) for row in rows], bool(rows) and rows[0].found > len(rows)
 
 
-def _run(row: Row[Any]) -> Run:
+def _run(row: Row) -> Run:
     values: list[Any] = list(row[:13])
     values[3] = State(values[3])
     return Run(*values)

@@ -6,9 +6,9 @@ import json
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
+from carrel_chassis.db.engine import Connection, Row
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import new_id
 from carrel_tools.domain import Begun, Corpus, Ending, Outcome, Step, ToolCall
@@ -99,7 +99,7 @@ def _of_step(user: UserContext, step: Step) -> dict[str, Any]:
     return {**_own(user), "run_id": step.run_id, "step_id": step.step_id, "attempt": step.attempt, "tool": step.tool}
 
 
-async def begin_call(session: AsyncConnection, user: UserContext, step: Step, holder: str) -> Begun:
+async def begin_call(session: Connection, user: UserContext, step: Step, holder: str) -> Begun:
     """Writes the intent of a step, or takes over that of a call that died, or tells what is there. One round trip."""
     values = {
         **_of_step(user, step),
@@ -118,7 +118,7 @@ async def begin_call(session: AsyncConnection, user: UserContext, step: Step, ho
             return _begun(row)
 
 
-def _begun(row: Row[Any]) -> Begun:
+def _begun(row: Row) -> Begun:
     return Begun(
         tool_call_id=row.tool_call_id or "",
         ours=row.taken_over == "INTENDED",
@@ -134,7 +134,7 @@ def _begun(row: Row[Any]) -> Begun:
     )
 
 
-async def finish_call(session: AsyncConnection, user: UserContext, step: Step, holder: str, ending: Ending) -> bool:
+async def finish_call(session: Connection, user: UserContext, step: Step, holder: str, ending: Ending) -> bool:
     """Writes what became of an intent; False when it is no longer this holder's."""
     values = {
         **_of_step(user, step),
@@ -148,7 +148,7 @@ async def finish_call(session: AsyncConnection, user: UserContext, step: Step, h
 
 
 async def deny_call(
-    session: AsyncConnection, user: UserContext, step: Step, message: str, rule: str, policy_version: str
+    session: Connection, user: UserContext, step: Step, message: str, rule: str, policy_version: str
 ) -> None:
     """Writes the line of a call that was refused; the step stays free for a later call."""
     values = {
@@ -163,7 +163,7 @@ async def deny_call(
 
 
 async def list_calls(
-    session: AsyncConnection, user: UserContext, run_id: str, before: tuple[str, str], size: int
+    session: Connection, user: UserContext, run_id: str, before: tuple[str, str], size: int
 ) -> list[ToolCall]:
     """The newest lines before (create_time in ISO, tool_call_id); of one run if one is given."""
     values = {**_own(user), "create_time": before[0], "tool_call_id": before[1], "size": size}
@@ -171,39 +171,39 @@ async def list_calls(
         rows = await session.execute(LIST_CALLS_OF_RUN, {**values, "run_id": run_id})
     else:
         rows = await session.execute(LIST_CALLS, values)
-    return [ToolCall(**{**row._mapping, "outcome": Outcome(row.outcome)}) for row in rows]
+    return [ToolCall(**{**dict(row), "outcome": Outcome(row.outcome)}) for row in rows]
 
 
-async def get_corpus(session: AsyncConnection, user: UserContext, name: str) -> Corpus | None:
+async def get_corpus(session: Connection, user: UserContext, name: str) -> Corpus | None:
     """The corpus of this name."""
     row = (await session.execute(GET_CORPUS, {**_own(user), "name": name})).one_or_none()
     return _corpus(row) if row else None
 
 
-async def find_corpus(session: AsyncConnection, user: UserContext, name: str) -> Corpus | None:
+async def find_corpus(session: Connection, user: UserContext, name: str) -> Corpus | None:
     """The corpus whose name is this one but for case: SQL would not tell two such apart."""
     row = (await session.execute(FIND_CORPUS, {**_own(user), "name": name})).one_or_none()
     return _corpus(row) if row else None
 
 
-async def list_corpora(session: AsyncConnection, user: UserContext, after: str, size: int) -> list[Corpus]:
+async def list_corpora(session: Connection, user: UserContext, after: str, size: int) -> list[Corpus]:
     """The corpora after this name, by name."""
     rows = await session.execute(LIST_CORPORA, {**_own(user), "name": after, "size": size})
     return [_corpus(row) for row in rows]
 
 
-async def other_corpora(session: AsyncConnection, user: UserContext, name: str) -> tuple[int, int]:
+async def other_corpora(session: Connection, user: UserContext, name: str) -> tuple[int, int]:
     """How many corpora there are beside the one of this name, and their bytes."""
     row = (await session.execute(OTHER_CORPORA, {**_own(user), "name": name})).one()
     return row.corpora, row.bytes
 
 
-async def lock_corpora(session: AsyncConnection, user: UserContext) -> None:
+async def lock_corpora(session: Connection, user: UserContext) -> None:
     """Waits until no other transaction changes the corpora of this user."""
     await session.execute(LOCK_CORPORA, _own(user))
 
 
-async def store_corpus(session: AsyncConnection, user: UserContext, corpus: Corpus) -> Corpus:
+async def store_corpus(session: Connection, user: UserContext, corpus: Corpus) -> Corpus:
     """Writes the corpus, in the place of the one of its name if there is one; returns it with its time."""
     values = {
         **_own(user),
@@ -217,13 +217,13 @@ async def store_corpus(session: AsyncConnection, user: UserContext, corpus: Corp
     return _corpus((await session.execute(STORE_CORPUS, values)).one())
 
 
-async def delete_corpus(session: AsyncConnection, user: UserContext, name: str) -> str | None:
+async def delete_corpus(session: Connection, user: UserContext, name: str) -> str | None:
     """Deletes the row; returns its corpus_id, None when there was none."""
     row = (await session.execute(DELETE_CORPUS, {**_own(user), "name": name})).one_or_none()
     return row.corpus_id if row else None
 
 
-def _corpus(row: Row[Any]) -> Corpus:
+def _corpus(row: Row) -> Corpus:
     create_time: datetime = row.create_time
     columns = tuple(json.loads(row.column_names))
     return Corpus(row.corpus_id, row.name, row.media_type, row.size_bytes, row.sha256, columns, create_time)

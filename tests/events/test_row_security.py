@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy import TextClause, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import text
 
-from carrel_chassis.db.binding import user_engine
+from carrel_chassis.db.engine import user_engine
 from carrel_chassis.db.sessions import UserSessions
 from carrel_events import repository
-from carrel_events.domain import START, Filter, LogRead, NewEvent
+from carrel_events.domain import START, Append, Filter, LogRead
+from carrel_events.line import Line
 from carrel_events.records import admit, to_new_event
+from carrel_events.writer import LogWriter
 from tests.events.desk import thoughts
 from tests.support.system import Person, System
 
@@ -28,12 +31,19 @@ async def sessions(system: System) -> AsyncIterator[UserSessions]:
     await engine.dispose()
 
 
-async def append(sessions: UserSessions, person: Person, count: int, as_owner: Person | None = None) -> None:
-    writer = replace(person.context, run_id="run-7", thread_id="thread-7", agent="echo", attempt=1)
-    events: list[NewEvent] = [to_new_event(event) for event in admit(thoughts(count), writer, time.time()).values()]
-    claimed = replace(writer, tenant_id=as_owner.tenant_id, user_id=as_owner.user_id) if as_owner else writer
-    async with sessions.open(writer, "call") as connection:
-        assert await repository.append_events(connection, claimed, events)
+@pytest_asyncio.fixture
+async def writer(system: System) -> AsyncIterator[LogWriter]:
+    """The one that writes for all users, as the service has it."""
+    line = Line(system.database_url("carrel_events_writer"))
+    yield LogWriter(line, line)
+    await line.close()
+
+
+def batch(person: Person, count: int, **changes: Any) -> Append:
+    user = replace(
+        person.context, **{"run_id": "run-7", "thread_id": "thread-7", "agent": "echo", "attempt": 1, **changes}
+    )
+    return Append(user, tuple(map(to_new_event, admit(thoughts(count), user, time.time()).values())))
 
 
 async def read(sessions: UserSessions, person: Person, as_owner: Person) -> LogRead:
@@ -41,52 +51,65 @@ async def read(sessions: UserSessions, person: Person, as_owner: Person) -> LogR
         return await repository.read_events(connection, as_owner.context, START, Filter(), 100, 10**6)
 
 
-def unfiltered(statement: TextClause) -> TextClause:
-    assert repository.OWN in statement.text
-    return text(statement.text.replace(repository.OWN, "true"))
-
-
 async def test_the_read_without_its_filter_finds_own_rows_only(
-    sessions: UserSessions, ada: Person, eve: Person, monkeypatch: pytest.MonkeyPatch
+    sessions: UserSessions, writer: LogWriter, ada: Person, eve: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append(sessions, ada, 3)
-    await append(sessions, eve, 2)
-    monkeypatch.setattr(repository, "READ", unfiltered(repository.READ))
+    await writer.append([batch(ada, 3), batch(eve, 2)])
+    monkeypatch.setattr(repository, "READ", text(repository.READ.text.replace(repository.OWN, "true")))
     found = await read(sessions, ada, ada)
     assert (found.state.last_offset, [offset for offset, _ in found.rows]) == (3, [1, 2, 3])
     assert all(ada.user_id.encode() in body for _, body in found.rows)
 
 
-async def test_a_read_in_the_name_of_another_finds_nothing(sessions: UserSessions, ada: Person, eve: Person) -> None:
-    await append(sessions, ada, 3)
+async def test_a_read_in_the_name_of_another_finds_nothing(
+    sessions: UserSessions, writer: LogWriter, ada: Person, eve: Person
+) -> None:
+    await writer.append([batch(ada, 3)])
     assert not (await read(sessions, eve, as_owner=ada)).rows
 
 
-@pytest.mark.parametrize("known", [True, False])
-async def test_an_append_in_the_name_of_another_is_refused_by_the_database(
-    sessions: UserSessions, ada: Person, eve: Person, known: bool
-) -> None:
-    if known:
-        await append(sessions, ada, 1)
-    with pytest.raises(ProgrammingError, match="row-level security"):
-        await append(sessions, eve, 1, as_owner=ada)
-    assert len((await read(sessions, ada, ada)).rows) == known
+STATEMENTS = {
+    "the service": [
+        "UPDATE event SET body = ''",
+        "DELETE FROM event",
+        "DELETE FROM user_log",
+        "INSERT INTO event DEFAULT VALUES",
+    ],
+    "the writer": [
+        "SELECT body FROM event",
+        "SELECT * FROM event",
+        "UPDATE event SET body = ''",
+        "DELETE FROM user_log",
+    ],
+    "retention": [
+        "UPDATE event SET body = ''",
+        "TRUNCATE event_0",
+        "DROP TABLE event_0",
+        "INSERT INTO user_log DEFAULT VALUES",
+    ],
+}
+ROLES = {"the service": "carrel_events", "the writer": "carrel_events_writer", "retention": "carrel_events_retention"}
 
 
-async def test_an_append_that_is_rolled_back_leaves_no_gap(sessions: UserSessions, ada: Person) -> None:
-    writer = replace(ada.context, run_id="run-7", agent="echo", attempt=1)
-    events = [to_new_event(event) for event in admit(thoughts(2), writer, time.time()).values()]
-    with pytest.raises(InterruptedError):
-        async with sessions.open(writer, "call") as connection:
-            await repository.append_events(connection, writer, events)
-            raise InterruptedError
-    await append(sessions, ada, 2)
-    assert [offset for offset, _ in (await read(sessions, ada, ada)).rows] == [1, 2]
+@pytest.mark.parametrize(
+    ("who", "statement"), [(who, statement) for who, several in STATEMENTS.items() for statement in several]
+)
+async def test_no_role_can_do_what_is_another_ones(system: System, who: str, statement: str) -> None:
+    connection = await asyncpg.connect(system.database_url(ROLES[who], driver="postgresql"))
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
-@pytest.mark.parametrize("statement", ["UPDATE event SET body = ''", "DELETE FROM event", "DELETE FROM user_log"])
-async def test_the_service_cannot_change_what_is_written(sessions: UserSessions, ada: Person, statement: str) -> None:
-    await append(sessions, ada, 1)
-    with pytest.raises(ProgrammingError, match="permission denied"):
-        async with sessions.open(ada.context, "call") as connection:
-            await connection.execute(text(statement))
+async def test_the_segment_that_is_written_to_cannot_be_emptied(system: System) -> None:
+    connection = await asyncpg.connect(system.database_url("carrel_events_retention", driver="postgresql"))
+    try:
+        current = await connection.fetchval(
+            "SELECT number FROM segment WHERE begin_time IS NOT NULL AND end_time IS NULL"
+        )
+        with pytest.raises(asyncpg.RaiseError, match="has not ended"):
+            await connection.execute("SELECT empty_segment($1)", current)
+    finally:
+        await connection.close()

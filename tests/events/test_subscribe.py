@@ -76,7 +76,7 @@ async def test_a_long_history_comes_in_messages_of_a_bounded_size(system: System
     async with reader(system, ada).stream() as stream:
         events = await stream.until_events(1412)
         assert offsets(events) == list(range(1, 1413))
-        assert all(len(m.events) <= 500 and m.ByteSize() < 1_300_000 for m in stream.messages)
+        assert all(len(m.events) <= 1000 and m.ByteSize() < 800_000 for m in stream.messages)
         assert all(m.position == m.events[-1].cursor for m in stream.messages if m.events)
 
 

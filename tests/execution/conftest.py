@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import pytest_asyncio
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from carrel_chassis.db.binding import cross_user_engine, user_engine
+from carrel_chassis.db.engine import Engine, cross_user_engine, user_engine
 from carrel_chassis.db.migrate import migrate
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.identity import UserContext
@@ -26,7 +25,7 @@ class Desk:
     """One user before the tables of agent-execution, and the workers behind them."""
 
     sessions: UserSessions
-    runner: AsyncEngine
+    runner: Engine
     user: UserContext
 
     async def accept(self, request_id: str = "", *, limit: int = 1000, running_limit: int = 0) -> Run | None:
@@ -87,7 +86,7 @@ def new_user() -> UserContext:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def engines(tmp_path_factory) -> AsyncIterator[tuple[UserSessions, AsyncEngine]]:
+async def engines(tmp_path_factory) -> AsyncIterator[tuple[UserSessions, Engine]]:
     """The tables, without a service that works on them."""
     data_dir = tmp_path_factory.mktemp("queue") / "data"
     async with Stack(StackSettings(data_dir=data_dir, fast=True, only=())) as stack:
@@ -100,7 +99,7 @@ async def engines(tmp_path_factory) -> AsyncIterator[tuple[UserSessions, AsyncEn
 
 
 @pytest_asyncio.fixture
-async def desk(engines: tuple[UserSessions, AsyncEngine]) -> AsyncIterator[Desk]:
+async def desk(engines: tuple[UserSessions, Engine]) -> AsyncIterator[Desk]:
     """A new user; the queue is empty before and after."""
     desk = Desk(*engines, new_user())
     yield desk

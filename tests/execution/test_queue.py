@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from asyncpg import PostgresError
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from carrel_execution import domain, repository
 from carrel_execution.domain import ClaimedRun, ListRequest, State
@@ -223,6 +223,6 @@ async def test_without_its_filter_a_statement_still_finds_only_own_rows(desk: De
     try:
         async with desk.sessions.open(desk.user, "call-8") as connection:
             assert (await connection.execute(stripped, needed)).all() == []
-    except ProgrammingError as error:
+    except PostgresError as error:
         assert name == "ACCEPT" and "row-level security" in str(error)  # to write for another user is refused outright
     assert await other.get(foreign.run_id) == foreign

@@ -9,12 +9,13 @@ from typing import Any
 
 import grpc
 
-from carrel import Client, Cursor
+from carrel import Client
 from carrel.api.context.v1 import context_service_pb2 as context_pb
 from carrel.api.context.v1 import context_service_pb2_grpc as context_rpc
 from carrel.api.context.v1 import revocation_service_pb2 as pb
 from carrel.api.context.v1 import revocation_service_pb2_grpc as rpc
 from carrel.api.events.v1 import event_service_pb2, event_service_pb2_grpc
+from carrel.api.events.v1.event_pb2 import Cursor
 from carrel.api.runs.v1 import run_service_pb2, run_service_pb2_grpc
 from carrel.api.tools.v1 import tool_service_pb2, tool_service_pb2_grpc
 from carrel_chassis.errors import CarrelError

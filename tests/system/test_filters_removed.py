@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.sql.elements import TextClause
 
 from carrel import Client
-from carrel_chassis.db.binding import USER_OPTION, user_engine
+from carrel_chassis.db.engine import user_engine
 from carrel_chassis.ids import new_id
 from tests.support.system import Person, System
 
@@ -74,10 +74,12 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
 def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What each statement is asked with, so that it would find Ada's things. A statement that is not named here fails the test."""
     run, call, key = (things[kind] for kind in ("run", "call", "key"))
+    read = {"after": 0, "count": 100, "max_bytes": 1 << 20, "run_id": "", "thread_id": "", "types": []}
     step = {"run_id": call["run_id"], "step_id": call["step_id"], "attempt": call["attempt"], "holder": call["holder"]}
     return {
-        "GET_USER": {},
-        "GET_API_KEY": {"api_key_id": key["api_key_id"]},
+        "GET_USER": {"session_id": "", "run_id": ""},
+        "GET_API_KEY": {"api_key_id": key["api_key_id"], "session_id": "", "run_id": ""},
+        "LIVE_GRANTS": {},
         "ACCEPT": {
             name: run[name]
             for name in ("agent", "grant_bytes", "input_json", "request_digest", "request_id", "run_id", "thread_id")
@@ -97,7 +99,8 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         "FIND_CORPUS": {"name": "trace"},
         "OTHER_CORPORA": {"name": "another"},
         "DELETE_CORPUS": {"name": "trace"},
-        "READ": {"after": 0, "count": 100, "max_bytes": 1 << 20, "run_id": "", "thread_id": "", "types": []},
+        "READ": read,
+        "READ_OF_RUN": read | {"run_id": run["run_id"]},
     }[name]
 
 
@@ -106,19 +109,22 @@ async def answer(
 ) -> list[tuple[Any, ...]]:
     """The rows of a statement as a service would get them; nothing it changes is kept."""
     engine = user_engine(system.database_url(role), pool_size=1)
+    owner = {"tenant_id": who.tenant_id, "user_id": who.user_id}
     try:
-        connection = await (await engine.connect()).execution_options(**{USER_OPTION: who.context})
-        try:
-            owner = {"tenant_id": who.tenant_id, "user_id": who.user_id}
-            wanted = {name: value for name, value in {**owner, **values}.items() if f":{name}" in statement}
-            result = await connection.execute(text(statement), wanted)
-            if result.returns_rows:
-                return [tuple(row) for row in result]
-            return [("changed",)] * result.rowcount
-        finally:
-            await connection.close()
+        async with engine.begin(who.context) as connection:
+            rows = await connection.execute(text(statement), {**owner, **values})
+            raise Undone(rows)
+    except Undone as undone:
+        return [tuple(row) for row in undone.rows]
     finally:
         await engine.dispose()
+
+
+class Undone(Exception):
+    """Rolls a transaction back, and carries out what it has seen."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
 
 
 @pytest.mark.parametrize(("role", "name", "statement", "own"), STATEMENTS, ids=[f"{s[0]}-{s[1]}" for s in STATEMENTS])
@@ -132,6 +138,9 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
     if name == "FINISH_CALL":  # it ends only what is under way
         under_way = "UPDATE tools.tool_call SET outcome = 'INTENDED' WHERE tenant_id = $1 AND user_id = $2 RETURNING 1"
         await row_of(system, under_way, ada)
+    if name == "LIVE_GRANTS":  # it finds what is not over
+        live = "UPDATE execution.run SET state = 'WAITING', finish_time = NULL WHERE tenant_id = $1 AND user_id = $2"
+        await row_of(system, f"{live} RETURNING 1", ada)
     as_ada = await answer(system, role, bare, ada, values)
     assert as_ada, "bound to its owner the statement must find what it is asked for"
     as_eve = await answer(system, role, bare, eve, values)

@@ -10,7 +10,8 @@ from tests.support.system import System
 SCHEMAS = ("context", "execution", "tools", "events")
 CROSS_USER_ROLES = {
     "carrel_execution_runner": {"execution.run", "execution.user_slot", "execution.outbox"},
-    "carrel_events_retention": set(),
+    "carrel_events_writer": {"events.event", "events.user_log", "events.run_attempt"},
+    "carrel_events_retention": {"events.event", "events.user_log", "events.run_attempt"},
     "carrel_context_admin": {"context.app_user", "context.api_key", "context.revocation"},
     "carrel_context_revocations": {"context.revocation"},
 }
@@ -69,6 +70,7 @@ async def test_every_table_without_a_user_is_named_here(system: System) -> None:
     versions = {f"{schema}.alembic_version" for schema in SCHEMAS}
     assert {row["name"] for row in found} - set(await user_tables(system)) - versions == {
         "context.signing_key",
+        "events.segment",
         "context.revocation_version",
     }
 

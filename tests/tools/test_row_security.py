@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from sqlalchemy import TextClause, text
 
-from carrel_chassis.db.binding import MissingUserContext, user_engine
+from carrel_chassis.db.engine import MissingUserContext, user_engine
 from carrel_chassis.db.sessions import UserSessions
 from carrel_tools import repository
 from carrel_tools.domain import Ending, Outcome, Step

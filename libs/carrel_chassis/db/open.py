@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from carrel_chassis.db.binding import cross_user_engine, user_engine
+from carrel_chassis.db.engine import Engine, cross_user_engine, user_engine
 from carrel_chassis.db.roles import assert_unprivileged
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.settings import DatabaseSettings
@@ -28,7 +26,7 @@ async def user_sessions(settings: DatabaseSettings) -> AsyncIterator[UserSession
 
 
 @asynccontextmanager
-async def cross_user_database(url: str, pool_size: int = 4) -> AsyncIterator[AsyncEngine]:
+async def cross_user_database(url: str, pool_size: int = 4) -> AsyncIterator[Engine]:
     """An engine for work across users, as a role that only the policies of single tables let do so."""
     await assert_unprivileged(url)
     engine = cross_user_engine(url, pool_size)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
+from carrel_chassis.db.engine import cross_user_engine
 from carrel_chassis.db.sessions import database_errors
 
 _PRIVILEGES = text("""
@@ -23,10 +22,10 @@ class UnsafeRole(RuntimeError):
 async def assert_unprivileged(url: str) -> None:
     """Raises UnsafeRole unless row-level security binds the role of this address and it owns and creates nothing."""
     # An engine of its own, for this one look at the catalog: those of the service begin nothing without a user.
-    engine = create_async_engine(url, poolclass=NullPool)
+    engine = cross_user_engine(url, 1)
     try:
         async with database_errors(), engine.connect() as connection:
-            row = (await connection.execute(_PRIVILEGES)).mappings().one()
+            row = (await connection.execute(_PRIVILEGES)).one()
     finally:
         await engine.dispose()
     if faults := [name for name, value in row.items() if name != "role" and value]:

@@ -9,14 +9,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import asyncpg
 from opentelemetry import metrics
-from sqlalchemy.exc import DBAPIError, InterfaceError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from carrel_chassis.db.binding import USER_OPTION
+from carrel_chassis.db.engine import CONNECTION_LOST, Connection, Engine
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import UserContext
+
+_STOPPING = (
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+)
+"""What PostgreSQL says while it starts, stops or has no room."""
 
 
 class SessionIsolationError(CarrelError):
@@ -44,7 +50,7 @@ class SessionCounts:
 class UserSessions:
     """Opens sessions of a user engine: at most one per user and call, and a few at a time per user, so that none takes all."""
 
-    def __init__(self, engine: AsyncEngine, *, per_user: int = 5, wait_seconds: float = 5.0) -> None:
+    def __init__(self, engine: Engine, *, per_user: int = 5, wait_seconds: float = 5.0) -> None:
         self.engine = engine
         self.counts = SessionCounts()
         self._per_user = per_user
@@ -55,7 +61,7 @@ class UserSessions:
         self._seconds = metrics.get_meter("carrel").create_histogram("carrel.db.session.duration", unit="s")
 
     @asynccontextmanager
-    async def open(self, user: UserContext, call_id: str) -> AsyncIterator[AsyncConnection]:
+    async def open(self, user: UserContext, call_id: str) -> AsyncIterator[Connection]:
         """A connection within one transaction of this user: committed at the end of the block, rolled back when it raises.
 
         `call_id` is the id of the call (or of the unit of work of a run) that the session is for. Raises SessionIsolationError for a
@@ -70,7 +76,7 @@ class UserSessions:
                 begin = time.perf_counter()
                 self._count(+1)
                 try:
-                    async with database_errors(), _transaction(self.engine, user) as connection:
+                    async with database_errors(), self.engine.begin(user) as connection:
                         yield connection
                 finally:
                     self._count(-1)
@@ -123,40 +129,12 @@ class UserSessions:
 
 
 @asynccontextmanager
-async def _transaction(engine: AsyncEngine, user: UserContext) -> AsyncIterator[AsyncConnection]:
-    connection = await _begin(engine, user)
-    try:
-        yield connection
-        await connection.commit()
-    finally:
-        await connection.close()  # rolls back what was not committed
-
-
-async def _begin(engine: AsyncEngine, user: UserContext) -> AsyncConnection:
-    """A connection that has begun. A pooled connection may be dead since the database restarted: then, once, another is taken."""
-    for attempt in (1, 2):
-        connection = await (await engine.connect()).execution_options(**{USER_OPTION: user})
-        try:
-            await connection.begin()
-            return connection
-        except BaseException as error:
-            await connection.close()
-            if attempt == 2 or not (isinstance(error, DBAPIError) and error.connection_invalidated):
-                raise
-    raise AssertionError("unreachable")
-
-
-@asynccontextmanager
 async def database_errors() -> AsyncIterator[None]:
     """Turns a missing database into UNAVAILABLE; everything else is a fault of ours and passes."""
     try:
         yield
-    except (ConnectionError, PoolTimeout, InterfaceError) as error:
+    except (*CONNECTION_LOST, *_STOPPING) as error:
         raise _unavailable() from error
-    except DBAPIError as error:
-        if error.connection_invalidated or getattr(error.orig, "sqlstate", "") in {"57P01", "57P02", "57P03", "53300"}:
-            raise _unavailable() from error
-        raise
 
 
 def _unavailable() -> CarrelError:

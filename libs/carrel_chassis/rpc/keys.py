@@ -14,7 +14,7 @@ from carrel_chassis.logs import get_logger
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.rpc.status import remote_errors
 
-_REFRESH_SECONDS = 60.0
+_REFRESH_SECONDS = 30.0
 _MIN_INTERVAL_SECONDS = 1.0
 """At most one question in this time, however many unknown key ids come: a flood of forged contexts must not become one of calls."""
 
@@ -66,7 +66,7 @@ class FetchedKeys:
         self._keys = {key.key_id: Ed25519PublicKey.from_public_bytes(key.public_key) for key in answer.keys}
 
     async def keep_fresh(self) -> None:
-        """Fetches for ever: soon after a failure, each minute otherwise. Runs as a task beside the server."""
+        """Fetches for ever: soon after a failure, twice a minute otherwise. Runs as a task beside the server."""
         log = get_logger()
         while True:
             delay = _REFRESH_SECONDS

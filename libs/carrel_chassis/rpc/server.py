@@ -112,7 +112,9 @@ class RpcServer:
             (True, False): grpc.stream_unary_rpc_method_handler,
         }[handler.request_streaming, streaming]
         # No deserializer: the request is parsed by the innermost handler, after the caller has proved who it is.
-        return factory(behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
+        return factory(
+            behaviour, request_deserializer=None, response_serializer=_serialized_once(handler.response_serializer)
+        )
 
     async def start(self) -> None:
         """Binds the address and serves; raises OSError with a sentence when the port is taken."""
@@ -182,6 +184,11 @@ def _innermost(handler: Any) -> Handler:
     if handler.unary_unary is not None:
         return unary
     return server_stream if handler.unary_stream is not None else client_stream
+
+
+def _serialized_once(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Lets bytes pass as they are: a servicer that sends the same to many serializes it itself, once."""
+    return lambda message: message if isinstance(message, bytes) else serialize(message)
 
 
 def _parsed(parse: Callable[[bytes], Any] | None, request: bytes) -> Any:

@@ -9,9 +9,8 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from carrel_chassis.db.binding import MissingUserContext, user_engine
+from carrel_chassis.db.engine import Connection, MissingUserContext, user_engine
 from carrel_chassis.db.roles import UnsafeRole, assert_unprivileged
 from carrel_chassis.db.sessions import SessionIsolationError, UserSessions
 from carrel_chassis.errors import CarrelError
@@ -36,7 +35,7 @@ def user() -> UserContext:
     return context(tenant_id=new_id("tenant"), user_id=new_id("user"))
 
 
-async def add(connection: AsyncConnection, who: UserContext) -> None:
+async def add(connection: Connection, who: UserContext) -> None:
     await connection.execute(ADD, {"tenant_id": who.tenant_id, "user_id": who.user_id})
 
 
@@ -62,9 +61,10 @@ async def test_a_row_of_another_user_cannot_be_written(sessions: UserSessions) -
 
 
 async def test_a_transaction_for_nobody_is_refused_before_any_statement(sessions: UserSessions) -> None:
-    with pytest.raises(MissingUserContext):
-        async with sessions.engine.connect() as connection:
-            await connection.execute(WHO)
+    for attempt in (sessions.engine.begin(), sessions.engine.connect()):
+        with pytest.raises(MissingUserContext):
+            async with attempt as connection:
+                await connection.execute(WHO)
 
 
 async def test_a_second_session_of_the_same_call_is_refused(sessions: UserSessions) -> None:

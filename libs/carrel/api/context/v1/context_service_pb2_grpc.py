@@ -55,6 +55,11 @@ class ContextServiceStub:
                 request_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.ListSigningKeysRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.ListSigningKeysResponse.FromString,
                 _registered_method=True)
+        self.RotateSigningKeys = channel.unary_unary(
+                '/carrel.api.context.v1.ContextService/RotateSigningKeys',
+                request_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.RotateSigningKeysRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.RotateSigningKeysResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/carrel.api.context.v1.ContextService/CreateApiKey',
                 request_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.CreateApiKeyRequest.SerializeToString,
@@ -68,7 +73,8 @@ class ContextServiceServicer:
 
     def IssueContext(self, request, context):
         """Issues the context of a user whose credential the gateway has checked, or of an API key that this service checks.
-        Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user; the caller passes that on.
+        Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user, and with UNAUTHENTICATED
+        (CONTEXT_REVOKED) for a revoked user or session; the caller passes that on.
         The context may be used for many calls until it expires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -86,7 +92,8 @@ class ContextServiceServicer:
     def IssueRunContext(self, request, context):
         """Issues a fresh context for an attempt of a run from the grant that was stored when the run was accepted.
         The user and the permissions are checked anew each time. Fails with UNAUTHENTICATED (CONTEXT_SIGNATURE_INVALID, CREDENTIAL_INVALID)
-        when the grant is not genuine or the user may no longer act; the run must then end.
+        when the grant is not genuine or the user may no longer act, and with UNAUTHENTICATED (CONTEXT_REVOKED) when the user, the session
+        or the run has been revoked; the run must then end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +101,15 @@ class ContextServiceServicer:
 
     def ListSigningKeys(self, request, context):
         """Lists the public keys that verify contexts. Callers keep them, and ask again when they meet an unknown key id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKeys(self, request, context):
+        """Makes a new signing key and announces it; from its `sign_time` on it signs, and the one before it verifies until the last context
+        that it signed has expired. No valid call is refused meanwhile.
+        Fails with FAILED_PRECONDITION (ROTATION_TOO_SOON) while two keys are active already: RetryInfo says when the older one retires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +144,11 @@ def add_ContextServiceServicer_to_server(servicer, server):
                     servicer.ListSigningKeys,
                     request_deserializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.ListSigningKeysRequest.FromString,
                     response_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.ListSigningKeysResponse.SerializeToString,
+            ),
+            'RotateSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKeys,
+                    request_deserializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.RotateSigningKeysRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.RotateSigningKeysResponse.SerializeToString,
             ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
@@ -244,6 +265,33 @@ class ContextService:
             '/carrel.api.context.v1.ContextService/ListSigningKeys',
             carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.ListSigningKeysRequest.SerializeToString,
             carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.ListSigningKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.context.v1.ContextService/RotateSigningKeys',
+            carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.RotateSigningKeysRequest.SerializeToString,
+            carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.RotateSigningKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,7 +35,8 @@ class ContextServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ContextServiceAsyncStub: ...
     IssueContext: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.IssueContextRequest, _context_service_pb2.IssueContextResponse]
     """Issues the context of a user whose credential the gateway has checked, or of an API key that this service checks.
-    Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user; the caller passes that on.
+    Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user, and with UNAUTHENTICATED
+    (CONTEXT_REVOKED) for a revoked user or session; the caller passes that on.
     The context may be used for many calls until it expires.
     """
     ExchangeContext: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ExchangeContextRequest, _context_service_pb2.ExchangeContextResponse]
@@ -45,10 +46,16 @@ class ContextServiceStub:
     IssueRunContext: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.IssueRunContextRequest, _context_service_pb2.IssueRunContextResponse]
     """Issues a fresh context for an attempt of a run from the grant that was stored when the run was accepted.
     The user and the permissions are checked anew each time. Fails with UNAUTHENTICATED (CONTEXT_SIGNATURE_INVALID, CREDENTIAL_INVALID)
-    when the grant is not genuine or the user may no longer act; the run must then end.
+    when the grant is not genuine or the user may no longer act, and with UNAUTHENTICATED (CONTEXT_REVOKED) when the user, the session
+    or the run has been revoked; the run must then end.
     """
     ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ListSigningKeysRequest, _context_service_pb2.ListSigningKeysResponse]
     """Lists the public keys that verify contexts. Callers keep them, and ask again when they meet an unknown key id."""
+    RotateSigningKeys: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.RotateSigningKeysRequest, _context_service_pb2.RotateSigningKeysResponse]
+    """Makes a new signing key and announces it; from its `sign_time` on it signs, and the one before it verifies until the last context
+    that it signed has expired. No valid call is refused meanwhile.
+    Fails with FAILED_PRECONDITION (ROTATION_TOO_SOON) while two keys are active already: RetryInfo says when the older one retires.
+    """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.CreateApiKeyRequest, _context_service_pb2.CreateApiKeyResponse]
     """Creates an API key of a user. The secret is in this answer only."""
 
@@ -59,7 +66,8 @@ class ContextServiceAsyncStub(ContextServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueContext: _aio.UnaryUnaryMultiCallable[_context_service_pb2.IssueContextRequest, _context_service_pb2.IssueContextResponse]  # type: ignore[assignment]
     """Issues the context of a user whose credential the gateway has checked, or of an API key that this service checks.
-    Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user; the caller passes that on.
+    Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user, and with UNAUTHENTICATED
+    (CONTEXT_REVOKED) for a revoked user or session; the caller passes that on.
     The context may be used for many calls until it expires.
     """
     ExchangeContext: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ExchangeContextRequest, _context_service_pb2.ExchangeContextResponse]  # type: ignore[assignment]
@@ -69,10 +77,16 @@ class ContextServiceAsyncStub(ContextServiceStub):
     IssueRunContext: _aio.UnaryUnaryMultiCallable[_context_service_pb2.IssueRunContextRequest, _context_service_pb2.IssueRunContextResponse]  # type: ignore[assignment]
     """Issues a fresh context for an attempt of a run from the grant that was stored when the run was accepted.
     The user and the permissions are checked anew each time. Fails with UNAUTHENTICATED (CONTEXT_SIGNATURE_INVALID, CREDENTIAL_INVALID)
-    when the grant is not genuine or the user may no longer act; the run must then end.
+    when the grant is not genuine or the user may no longer act, and with UNAUTHENTICATED (CONTEXT_REVOKED) when the user, the session
+    or the run has been revoked; the run must then end.
     """
     ListSigningKeys: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ListSigningKeysRequest, _context_service_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
     """Lists the public keys that verify contexts. Callers keep them, and ask again when they meet an unknown key id."""
+    RotateSigningKeys: _aio.UnaryUnaryMultiCallable[_context_service_pb2.RotateSigningKeysRequest, _context_service_pb2.RotateSigningKeysResponse]  # type: ignore[assignment]
+    """Makes a new signing key and announces it; from its `sign_time` on it signs, and the one before it verifies until the last context
+    that it signed has expired. No valid call is refused meanwhile.
+    Fails with FAILED_PRECONDITION (ROTATION_TOO_SOON) while two keys are active already: RetryInfo says when the older one retires.
+    """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_context_service_pb2.CreateApiKeyRequest, _context_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key of a user. The secret is in this answer only."""
 
@@ -86,7 +100,8 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.IssueContextResponse, _abc.Awaitable[_context_service_pb2.IssueContextResponse]]:
         """Issues the context of a user whose credential the gateway has checked, or of an API key that this service checks.
-        Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user; the caller passes that on.
+        Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user, and with UNAUTHENTICATED
+        (CONTEXT_REVOKED) for a revoked user or session; the caller passes that on.
         The context may be used for many calls until it expires.
         """
 
@@ -108,7 +123,8 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_context_service_pb2.IssueRunContextResponse, _abc.Awaitable[_context_service_pb2.IssueRunContextResponse]]:
         """Issues a fresh context for an attempt of a run from the grant that was stored when the run was accepted.
         The user and the permissions are checked anew each time. Fails with UNAUTHENTICATED (CONTEXT_SIGNATURE_INVALID, CREDENTIAL_INVALID)
-        when the grant is not genuine or the user may no longer act; the run must then end.
+        when the grant is not genuine or the user may no longer act, and with UNAUTHENTICATED (CONTEXT_REVOKED) when the user, the session
+        or the run has been revoked; the run must then end.
         """
 
     @_abc_1.abstractmethod
@@ -118,6 +134,17 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.ListSigningKeysResponse, _abc.Awaitable[_context_service_pb2.ListSigningKeysResponse]]:
         """Lists the public keys that verify contexts. Callers keep them, and ask again when they meet an unknown key id."""
+
+    @_abc_1.abstractmethod
+    def RotateSigningKeys(
+        self,
+        request: _context_service_pb2.RotateSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_context_service_pb2.RotateSigningKeysResponse, _abc.Awaitable[_context_service_pb2.RotateSigningKeysResponse]]:
+        """Makes a new signing key and announces it; from its `sign_time` on it signs, and the one before it verifies until the last context
+        that it signed has expired. No valid call is refused meanwhile.
+        Fails with FAILED_PRECONDITION (ROTATION_TOO_SOON) while two keys are active already: RetryInfo says when the older one retires.
+        """
 
     @_abc_1.abstractmethod
     def CreateApiKey(

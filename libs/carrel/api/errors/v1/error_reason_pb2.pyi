@@ -99,6 +99,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A second database session was asked for by the same call."""
     ERROR_REASON_TOOL_FAILED: _ErrorReason.ValueType  # 85
     """A tool ran and failed; the message says how."""
+    ERROR_REASON_ROTATION_TOO_SOON: _ErrorReason.ValueType  # 86
+    """Two signing keys are active already."""
     ERROR_REASON_HISTORY_TRUNCATED: _ErrorReason.ValueType  # 100
     """OUT_OF_RANGE: the cursor is older than what is kept, or of another epoch; the metadata names the oldest offset."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 120
@@ -197,6 +199,8 @@ ERROR_REASON_SESSION_ISOLATION: ErrorReason.ValueType  # 84
 """A second database session was asked for by the same call."""
 ERROR_REASON_TOOL_FAILED: ErrorReason.ValueType  # 85
 """A tool ran and failed; the message says how."""
+ERROR_REASON_ROTATION_TOO_SOON: ErrorReason.ValueType  # 86
+"""Two signing keys are active already."""
 ERROR_REASON_HISTORY_TRUNCATED: ErrorReason.ValueType  # 100
 """OUT_OF_RANGE: the cursor is older than what is kept, or of another epoch; the metadata names the oldest offset."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 120

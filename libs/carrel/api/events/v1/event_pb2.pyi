@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,28 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _SlowReader:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SlowReaderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SlowReader.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SLOW_READER_UNSPECIFIED: _SlowReader.ValueType  # 0
+    SLOW_READER_DISCONNECT: _SlowReader.ValueType  # 1
+    """The stream ends with RESOURCE_EXHAUSTED (SLOW_READER) and its position; subscribe again after it."""
+    SLOW_READER_COALESCE: _SlowReader.ValueType  # 2
+    """The server waits, and merges the deltas of a text into one. Events come from the log when the reader has room for them."""
+
+class SlowReader(_SlowReader, metaclass=_SlowReaderEnumTypeWrapper):
+    """What happens to a stream whose reader does not keep up. The run is not slowed, and no event is left out, in either case."""
+
+SLOW_READER_UNSPECIFIED: SlowReader.ValueType  # 0
+SLOW_READER_DISCONNECT: SlowReader.ValueType  # 1
+"""The stream ends with RESOURCE_EXHAUSTED (SLOW_READER) and its position; subscribe again after it."""
+SLOW_READER_COALESCE: SlowReader.ValueType  # 2
+"""The server waits, and merges the deltas of a text into one. Events come from the log when the reader has room for them."""
+Global___SlowReader: _TypeAlias = SlowReader  # noqa: Y015
 
 @_typing.final
 class Cursor(_message.Message):
@@ -285,7 +308,9 @@ Global___ProgressUpdate: _TypeAlias = ProgressUpdate  # noqa: Y015
 
 @_typing.final
 class PartialResult(_message.Message):
-    """A piece of a text that is being written, or the whole text."""
+    """A piece of a text that is being written, or the whole text. A piece alone, `delta` without `text`, is ephemeral: it reaches those who
+    read at that moment, has no cursor and is kept nowhere; the whole text follows as an event of its own.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -435,7 +460,7 @@ class Event(_message.Message):
     """The last event of its run: each accepted run has exactly one."""
     @_builtins.property
     def cursor(self) -> Global___Cursor:
-        """Set by the log."""
+        """Set by the log; absent from an ephemeral event."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...

@@ -26,7 +26,7 @@ from carrel.api.events.v1 import event_pb2 as carrel_dot_api_dot_events_dot_v1_d
 from carrel.api.policy.v1 import policy_pb2 as carrel_dot_api_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(carrel/api/events/v1/event_service.proto\x12\x14\x63\x61rrel.api.events.v1\x1a carrel/api/events/v1/event.proto\x1a!carrel/api/policy/v1/policy.proto\"B\n\x13\x41ppendEventsRequest\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\"T\n\x14\x41ppendEventsResponse\x12*\n\x04last\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x10\n\x08\x61ppended\x18\x02 \x01(\r\"\x86\x01\n\x11ListEventsRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x11\n\tpage_size\x18\x03 \x01(\r\"\x7f\n\x12ListEventsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x0c\n\x04more\x18\x03 \x01(\x08\"r\n\x10SubscribeRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\"p\n\x11SubscribeResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor2\xff\x02\n\x0c\x45ventService\x12\x80\x01\n\x0c\x41ppendEvents\x12).carrel.api.events.v1.AppendEventsRequest\x1a*.carrel.api.events.v1.AppendEventsResponse\"\x19\x8a\xc0\x18\x15\x08\x03\x1a\x0f\x61gent-execution(\x01\x12t\n\nListEvents\x12\'.carrel.api.events.v1.ListEventsRequest\x1a(.carrel.api.events.v1.ListEventsResponse\"\x13\x8a\xc0\x18\x0f\x08\x01\x12\x0b\x65vents.read\x12v\n\tSubscribe\x12&.carrel.api.events.v1.SubscribeRequest\x1a\'.carrel.api.events.v1.SubscribeResponse\"\x16\x8a\xc0\x18\x12\x08\x01\x12\x0b\x65vents.read \x90\x1c\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(carrel/api/events/v1/event_service.proto\x12\x14\x63\x61rrel.api.events.v1\x1a carrel/api/events/v1/event.proto\x1a!carrel/api/policy/v1/policy.proto\"B\n\x13\x41ppendEventsRequest\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\"T\n\x14\x41ppendEventsResponse\x12*\n\x04last\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x10\n\x08\x61ppended\x18\x02 \x01(\r\"\x86\x01\n\x11ListEventsRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x11\n\tpage_size\x18\x03 \x01(\r\"\x7f\n\x12ListEventsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\xa9\x01\n\x10SubscribeRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x35\n\x0bslow_reader\x18\x03 \x01(\x0e\x32 .carrel.api.events.v1.SlowReader\"p\n\x11SubscribeResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor2\xff\x02\n\x0c\x45ventService\x12\x80\x01\n\x0c\x41ppendEvents\x12).carrel.api.events.v1.AppendEventsRequest\x1a*.carrel.api.events.v1.AppendEventsResponse\"\x19\x8a\xc0\x18\x15\x08\x03\x1a\x0f\x61gent-execution(\x01\x12t\n\nListEvents\x12\'.carrel.api.events.v1.ListEventsRequest\x1a(.carrel.api.events.v1.ListEventsResponse\"\x13\x8a\xc0\x18\x0f\x08\x01\x12\x0b\x65vents.read\x12v\n\tSubscribe\x12&.carrel.api.events.v1.SubscribeRequest\x1a\'.carrel.api.events.v1.SubscribeResponse\"\x16\x8a\xc0\x18\x12\x08\x01\x12\x0b\x65vents.read \x90\x1c\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,10 +47,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVENTSREQUEST']._serialized_end=424
   _globals['_LISTEVENTSRESPONSE']._serialized_start=426
   _globals['_LISTEVENTSRESPONSE']._serialized_end=553
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=555
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=669
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=671
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=783
-  _globals['_EVENTSERVICE']._serialized_start=786
-  _globals['_EVENTSERVICE']._serialized_end=1169
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=556
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=725
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=727
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=839
+  _globals['_EVENTSERVICE']._serialized_start=842
+  _globals['_EVENTSERVICE']._serialized_end=1225
 # @@protoc_insertion_point(module_scope)

@@ -141,6 +141,9 @@ class SubscribeRequest(_message.Message):
 
     AFTER_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    SLOW_READER_FIELD_NUMBER: _builtins.int
+    slow_reader: _event_pb2.SlowReader.ValueType
+    """What happens when the caller reads too slowly; unspecified means to disconnect."""
     @_builtins.property
     def after(self) -> _event_pb2.Cursor:
         """Exclusive; absent means from the oldest that is kept."""
@@ -152,10 +155,11 @@ class SubscribeRequest(_message.Message):
         *,
         after: _event_pb2.Cursor | None = ...,
         filter: _event_pb2.EventFilter | None = ...,
+        slow_reader: _event_pb2.SlowReader.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "filter", b"filter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "filter", b"filter", "slow_reader", b"slow_reader"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

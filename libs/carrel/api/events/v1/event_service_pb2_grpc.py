@@ -58,6 +58,7 @@ class EventServiceServicer:
 
     def AppendEvents(self, request, context):
         """Appends events of the user of the context, in their order, all or none. Events whose id the log has are passed over.
+        Deltas (see PartialResult) are passed on to those who read now, and not kept.
         Fails with ABORTED (STALE_ATTEMPT) when a later attempt of the run has written: the producer must stop.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -76,7 +77,9 @@ class EventServiceServicer:
         """Streams the user's events after a cursor, first those in the log, then live: each once, in order, none missing.
         Goes on until the caller leaves, the server drains (UNAVAILABLE) or the stream has reached its greatest age (UNAVAILABLE):
         then subscribe again with the last position. Fails with OUT_OF_RANGE (HISTORY_TRUNCATED) like ListEvents,
-        and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly.
+        and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly and did not ask to be waited for.
+        What ends a stream carries its last position in the metadata of the error, as `epoch` and `offset`.
+        Deltas (see PartialResult) come with no cursor, to those who read at that moment alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

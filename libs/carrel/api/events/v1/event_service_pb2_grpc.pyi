@@ -35,6 +35,7 @@ class EventServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     AppendEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.AppendEventsRequest, _event_service_pb2.AppendEventsResponse]
     """Appends events of the user of the context, in their order, all or none. Events whose id the log has are passed over.
+    Deltas (see PartialResult) are passed on to those who read now, and not kept.
     Fails with ABORTED (STALE_ATTEMPT) when a later attempt of the run has written: the producer must stop.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]
@@ -45,7 +46,9 @@ class EventServiceStub:
     """Streams the user's events after a cursor, first those in the log, then live: each once, in order, none missing.
     Goes on until the caller leaves, the server drains (UNAVAILABLE) or the stream has reached its greatest age (UNAVAILABLE):
     then subscribe again with the last position. Fails with OUT_OF_RANGE (HISTORY_TRUNCATED) like ListEvents,
-    and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly.
+    and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly and did not ask to be waited for.
+    What ends a stream carries its last position in the metadata of the error, as `epoch` and `offset`.
+    Deltas (see PartialResult) come with no cursor, to those who read at that moment alone.
     """
 
 @_typing.type_check_only
@@ -55,6 +58,7 @@ class EventServiceAsyncStub(EventServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     AppendEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.AppendEventsRequest, _event_service_pb2.AppendEventsResponse]  # type: ignore[assignment]
     """Appends events of the user of the context, in their order, all or none. Events whose id the log has are passed over.
+    Deltas (see PartialResult) are passed on to those who read now, and not kept.
     Fails with ABORTED (STALE_ATTEMPT) when a later attempt of the run has written: the producer must stop.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]  # type: ignore[assignment]
@@ -65,7 +69,9 @@ class EventServiceAsyncStub(EventServiceStub):
     """Streams the user's events after a cursor, first those in the log, then live: each once, in order, none missing.
     Goes on until the caller leaves, the server drains (UNAVAILABLE) or the stream has reached its greatest age (UNAVAILABLE):
     then subscribe again with the last position. Fails with OUT_OF_RANGE (HISTORY_TRUNCATED) like ListEvents,
-    and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly.
+    and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly and did not ask to be waited for.
+    What ends a stream carries its last position in the metadata of the error, as `epoch` and `offset`.
+    Deltas (see PartialResult) come with no cursor, to those who read at that moment alone.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -78,6 +84,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.AppendEventsResponse, _abc.Awaitable[_event_service_pb2.AppendEventsResponse]]:
         """Appends events of the user of the context, in their order, all or none. Events whose id the log has are passed over.
+        Deltas (see PartialResult) are passed on to those who read now, and not kept.
         Fails with ABORTED (STALE_ATTEMPT) when a later attempt of the run has written: the producer must stop.
         """
 
@@ -100,7 +107,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams the user's events after a cursor, first those in the log, then live: each once, in order, none missing.
         Goes on until the caller leaves, the server drains (UNAVAILABLE) or the stream has reached its greatest age (UNAVAILABLE):
         then subscribe again with the last position. Fails with OUT_OF_RANGE (HISTORY_TRUNCATED) like ListEvents,
-        and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly.
+        and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly and did not ask to be waited for.
+        What ends a stream carries its last position in the metadata of the error, as `epoch` and `offset`.
+        Deltas (see PartialResult) come with no cursor, to those who read at that moment alone.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,7 +28,7 @@ from carrel.api.runs.v1 import run_pb2 as carrel_dot_api_dot_runs_dot_v1_dot_run
 from carrel.api.tools.v1 import tool_pb2 as carrel_dot_api_dot_tools_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+carrel/api/gateway/v1/gateway_service.proto\x12\x15\x63\x61rrel.api.gateway.v1\x1a carrel/api/events/v1/event.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1c\x63\x61rrel/api/runs/v1/run.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\"[\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x12\n\ninput_json\x18\x03 \x01(\t\x12\x11\n\tthread_id\x18\x04 \x01(\t\"8\n\x10StartRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"y\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.carrel.api.runs.v1.RunState\x12\x11\n\tthread_id\x18\x04 \x01(\t\"R\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.carrel.api.runs.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"9\n\x11\x43\x61ncelRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"N\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12+\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"o\n\x10WatchRunResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"r\n\x10SubscribeRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\"p\n\x11SubscribeResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"\x86\x01\n\x11ListEventsRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x11\n\tpage_size\x18\x03 \x01(\r\"\x7f\n\x12ListEventsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\x13\n\x11ListAgentsRequest\"?\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.carrel.api.runs.v1.Agent\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"e\n\x13UploadCorpusRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.carrel.api.gateway.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\xff\n\n\x0eGatewayService\x12\x63\n\x08StartRun\x12&.carrel.api.gateway.v1.StartRunRequest\x1a\'.carrel.api.gateway.v1.StartRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12]\n\x06GetRun\x12$.carrel.api.gateway.v1.GetRunRequest\x1a%.carrel.api.gateway.v1.GetRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x63\n\x08ListRuns\x12&.carrel.api.gateway.v1.ListRunsRequest\x1a\'.carrel.api.gateway.v1.ListRunsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tCancelRun\x12\'.carrel.api.gateway.v1.CancelRunRequest\x1a(.carrel.api.gateway.v1.CancelRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12h\n\x08WatchRun\x12&.carrel.api.gateway.v1.WatchRunRequest\x1a\'.carrel.api.gateway.v1.WatchRunResponse\"\t\x8a\xc0\x18\x05\x08\x04 \x90\x1c\x30\x01\x12k\n\tSubscribe\x12\'.carrel.api.gateway.v1.SubscribeRequest\x1a(.carrel.api.gateway.v1.SubscribeResponse\"\t\x8a\xc0\x18\x05\x08\x04 \x90\x1c\x30\x01\x12i\n\nListEvents\x12(.carrel.api.gateway.v1.ListEventsRequest\x1a).carrel.api.gateway.v1.ListEventsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12i\n\nListAgents\x12(.carrel.api.gateway.v1.ListAgentsRequest\x1a).carrel.api.gateway.v1.ListAgentsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tListTools\x12\'.carrel.api.gateway.v1.ListToolsRequest\x1a(.carrel.api.gateway.v1.ListToolsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12r\n\rListToolCalls\x12+.carrel.api.gateway.v1.ListToolCallsRequest\x1a,.carrel.api.gateway.v1.ListToolCallsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12t\n\x0cUploadCorpus\x12*.carrel.api.gateway.v1.UploadCorpusRequest\x1a+.carrel.api.gateway.v1.UploadCorpusResponse\"\t\x8a\xc0\x18\x05\x08\x04 \xd8\x04(\x01\x12l\n\x0bListCorpora\x12).carrel.api.gateway.v1.ListCorporaRequest\x1a*.carrel.api.gateway.v1.ListCorporaResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12o\n\x0c\x44\x65leteCorpus\x12*.carrel.api.gateway.v1.DeleteCorpusRequest\x1a+.carrel.api.gateway.v1.DeleteCorpusResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+carrel/api/gateway/v1/gateway_service.proto\x12\x15\x63\x61rrel.api.gateway.v1\x1a carrel/api/events/v1/event.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1c\x63\x61rrel/api/runs/v1/run.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\"[\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x12\n\ninput_json\x18\x03 \x01(\t\x12\x11\n\tthread_id\x18\x04 \x01(\t\"8\n\x10StartRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"y\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.carrel.api.runs.v1.RunState\x12\x11\n\tthread_id\x18\x04 \x01(\t\"R\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.carrel.api.runs.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"9\n\x11\x43\x61ncelRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"N\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12+\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"o\n\x10WatchRunResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"\xa9\x01\n\x10SubscribeRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x35\n\x0bslow_reader\x18\x03 \x01(\x0e\x32 .carrel.api.events.v1.SlowReader\"p\n\x11SubscribeResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"\x86\x01\n\x11ListEventsRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x11\n\tpage_size\x18\x03 \x01(\r\"\x7f\n\x12ListEventsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\x13\n\x11ListAgentsRequest\"?\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.carrel.api.runs.v1.Agent\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"e\n\x13UploadCorpusRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.carrel.api.gateway.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\xff\n\n\x0eGatewayService\x12\x63\n\x08StartRun\x12&.carrel.api.gateway.v1.StartRunRequest\x1a\'.carrel.api.gateway.v1.StartRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12]\n\x06GetRun\x12$.carrel.api.gateway.v1.GetRunRequest\x1a%.carrel.api.gateway.v1.GetRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x63\n\x08ListRuns\x12&.carrel.api.gateway.v1.ListRunsRequest\x1a\'.carrel.api.gateway.v1.ListRunsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tCancelRun\x12\'.carrel.api.gateway.v1.CancelRunRequest\x1a(.carrel.api.gateway.v1.CancelRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12h\n\x08WatchRun\x12&.carrel.api.gateway.v1.WatchRunRequest\x1a\'.carrel.api.gateway.v1.WatchRunResponse\"\t\x8a\xc0\x18\x05\x08\x04 \x90\x1c\x30\x01\x12k\n\tSubscribe\x12\'.carrel.api.gateway.v1.SubscribeRequest\x1a(.carrel.api.gateway.v1.SubscribeResponse\"\t\x8a\xc0\x18\x05\x08\x04 \x90\x1c\x30\x01\x12i\n\nListEvents\x12(.carrel.api.gateway.v1.ListEventsRequest\x1a).carrel.api.gateway.v1.ListEventsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12i\n\nListAgents\x12(.carrel.api.gateway.v1.ListAgentsRequest\x1a).carrel.api.gateway.v1.ListAgentsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tListTools\x12\'.carrel.api.gateway.v1.ListToolsRequest\x1a(.carrel.api.gateway.v1.ListToolsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12r\n\rListToolCalls\x12+.carrel.api.gateway.v1.ListToolCallsRequest\x1a,.carrel.api.gateway.v1.ListToolCallsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12t\n\x0cUploadCorpus\x12*.carrel.api.gateway.v1.UploadCorpusRequest\x1a+.carrel.api.gateway.v1.UploadCorpusResponse\"\t\x8a\xc0\x18\x05\x08\x04 \xd8\x04(\x01\x12l\n\x0bListCorpora\x12).carrel.api.gateway.v1.ListCorporaRequest\x1a*.carrel.api.gateway.v1.ListCorporaResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12o\n\x0c\x44\x65leteCorpus\x12*.carrel.api.gateway.v1.DeleteCorpusRequest\x1a+.carrel.api.gateway.v1.DeleteCorpusResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -81,40 +81,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRUNREQUEST']._serialized_end=837
   _globals['_WATCHRUNRESPONSE']._serialized_start=839
   _globals['_WATCHRUNRESPONSE']._serialized_end=950
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=952
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=1066
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=1068
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=1180
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1183
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1317
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1319
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1446
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1448
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1467
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1469
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1532
-  _globals['_LISTTOOLSREQUEST']._serialized_start=1534
-  _globals['_LISTTOOLSREQUEST']._serialized_end=1552
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=1554
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=1615
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1617
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1694
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1696
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1795
-  _globals['_UPLOADHEADER']._serialized_start=1797
-  _globals['_UPLOADHEADER']._serialized_end=1845
-  _globals['_UPLOADCORPUSREQUEST']._serialized_start=1847
-  _globals['_UPLOADCORPUSREQUEST']._serialized_end=1948
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=1950
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=2017
-  _globals['_LISTCORPORAREQUEST']._serialized_start=2019
-  _globals['_LISTCORPORAREQUEST']._serialized_end=2078
-  _globals['_LISTCORPORARESPONSE']._serialized_start=2080
-  _globals['_LISTCORPORARESPONSE']._serialized_end=2172
-  _globals['_DELETECORPUSREQUEST']._serialized_start=2174
-  _globals['_DELETECORPUSREQUEST']._serialized_end=2209
-  _globals['_DELETECORPUSRESPONSE']._serialized_start=2211
-  _globals['_DELETECORPUSRESPONSE']._serialized_end=2233
-  _globals['_GATEWAYSERVICE']._serialized_start=2236
-  _globals['_GATEWAYSERVICE']._serialized_end=3643
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=953
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1122
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=1124
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1236
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1239
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1373
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1375
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1502
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1504
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1523
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1525
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1588
+  _globals['_LISTTOOLSREQUEST']._serialized_start=1590
+  _globals['_LISTTOOLSREQUEST']._serialized_end=1608
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=1610
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=1671
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1673
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1750
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1752
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1851
+  _globals['_UPLOADHEADER']._serialized_start=1853
+  _globals['_UPLOADHEADER']._serialized_end=1901
+  _globals['_UPLOADCORPUSREQUEST']._serialized_start=1903
+  _globals['_UPLOADCORPUSREQUEST']._serialized_end=2004
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=2006
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=2073
+  _globals['_LISTCORPORAREQUEST']._serialized_start=2075
+  _globals['_LISTCORPORAREQUEST']._serialized_end=2134
+  _globals['_LISTCORPORARESPONSE']._serialized_start=2136
+  _globals['_LISTCORPORARESPONSE']._serialized_end=2228
+  _globals['_DELETECORPUSREQUEST']._serialized_start=2230
+  _globals['_DELETECORPUSREQUEST']._serialized_end=2265
+  _globals['_DELETECORPUSRESPONSE']._serialized_start=2267
+  _globals['_DELETECORPUSRESPONSE']._serialized_end=2289
+  _globals['_GATEWAYSERVICE']._serialized_start=2292
+  _globals['_GATEWAYSERVICE']._serialized_end=3699
 # @@protoc_insertion_point(module_scope)

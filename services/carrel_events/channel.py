@@ -1,0 +1,153 @@
+"""One user's live events in one process: a ring that all streams of the user read from. It knows no bus and no SQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from carrel_chassis.errors import CarrelError
+from carrel_chassis.logs import get_logger
+from carrel_events.deltas import Deltas
+from carrel_events.domain import Cursor
+from carrel_events.frames import Frame
+from carrel_events.log_reader import Page
+
+RING_EVENTS = 1000
+RING_BYTES = 1024 * 1024
+_SLACK = 1.25
+"""The ring is cut when it is so much too long, not at each event: cutting a list moves all of it."""
+
+ReadAfter = Callable[[Cursor], Awaitable[Page]]
+"""Reads a page of the user's log after a cursor, of all events."""
+
+
+class Tap:
+    """Where one stream draws from the channel: what wakes it, and the deltas that wait for it."""
+
+    def __init__(self, merges: bool) -> None:
+        self.wake = asyncio.Event()
+        self.deltas = Deltas(merges)
+
+
+class Channel:
+    """The last events of the log, dense, up to `position`; what is missing in between is read from the log, once for all streams."""
+
+    def __init__(self, read: ReadAfter) -> None:
+        self.taps: set[Tap] = set()
+        self.position: Cursor | None = None
+        """Where the ring ends; None until a stream has read the log to its end."""
+        self._read = read
+        self._ring: list[Frame] = []
+        self._bytes = 0
+        self._seen = Cursor(0, 0)
+        """The furthest copy that came and was not added: the log has at least this."""
+        self._catching_up: asyncio.Task[None] | None = None
+        self._again = False
+
+    def begin(self, position: Cursor) -> None:
+        """A stream has seen the log's end here. The first one says where the ring begins; so does the first one of a new epoch."""
+        if self.position is None or self.position.epoch < position.epoch:
+            self._restart(position)
+        if self._seen.epoch == position.epoch and self._seen.offset > position.offset:
+            self.look()
+
+    def covers(self, after: Cursor) -> bool:
+        """Whether a reader can go on after this cursor without the log."""
+        end = self.position
+        return end is not None and after.epoch == end.epoch and self._first() - 1 <= after.offset <= end.offset
+
+    def after(self, position: Cursor, count: int) -> Sequence[Frame] | None:
+        """The next events after a position; None when the ring does not reach back to it, or knows another log."""
+        if self.position is None or position.epoch != self.position.epoch or position.offset < self._first() - 1:
+            return None
+        begin = position.offset - self._first() + 1
+        return self._ring[begin : begin + count]
+
+    def deliver(self, frames: Sequence[Frame]) -> None:
+        """Takes live copies, in whatever order and completeness they come."""
+        for frame in frames:
+            if frame.offset:
+                self._add(frame)
+            else:
+                self._pass_on(frame)
+        self.wake()
+
+    def check(self, head: Cursor | None) -> None:
+        """The log stands here: a copy that never came is read."""
+        end = self.position
+        if head is not None and end is not None and (head.epoch != end.epoch or head.offset > end.offset):
+            self.look()
+
+    def look(self) -> None:
+        """Reads from the log what comes after the ring; while that is under way, once more after it."""
+        self._again = True
+        if self._catching_up is None or self._catching_up.done():
+            self._catching_up = asyncio.create_task(self._catch_up())
+
+    def wake(self) -> None:
+        """Lets all streams look for what is new."""
+        for tap in self.taps:
+            tap.wake.set()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+
+    def _first(self) -> int:
+        assert self.position is not None
+        return self.position.offset - len(self._ring) + 1
+
+    def _add(self, frame: Frame) -> None:
+        end = self.position
+        if end is not None and frame.epoch == end.epoch and frame.offset <= end.offset:
+            return
+        if end is None or frame.epoch != end.epoch or frame.offset > end.offset + 1:
+            self._seen = max(self._seen, frame.cursor, key=lambda cursor: (cursor.epoch, cursor.offset))
+            if end is not None:
+                self.look()
+            return
+        self._ring.append(frame)
+        self._bytes += len(frame.entry)
+        self.position = frame.cursor
+        if len(self._ring) > RING_EVENTS * _SLACK or self._bytes > RING_BYTES * _SLACK:
+            self._cut()
+
+    def _cut(self) -> None:
+        number = max(0, len(self._ring) - RING_EVENTS)
+        self._bytes -= sum(len(frame.entry) for frame in self._ring[:number])
+        while self._bytes > RING_BYTES:
+            self._bytes -= len(self._ring[number].entry)
+            number += 1
+        del self._ring[:number]
+
+    def _pass_on(self, delta: Frame) -> None:
+        after_offset = self.position.offset if self.position is not None else 0
+        for tap in self.taps:
+            tap.deltas.put(after_offset, delta)
+
+    def _restart(self, position: Cursor | None) -> None:
+        self._ring, self._bytes, self.position = [], 0, position
+
+    async def _catch_up(self) -> None:
+        while self._again and self.position is not None:
+            self._again = False
+            try:
+                page = await self._read(self.position)
+            except CarrelError as error:
+                # Without a database the next check comes back here. What the log refuses, each stream must hear from it by itself.
+                if error.reason == "HISTORY_TRUNCATED":
+                    self._restart(None)
+                get_logger().info("events.not_caught_up", reason=error.reason)
+                break
+            self._take_over(page)
+            self._again = self._again or page.more
+        self.wake()
+
+    def _take_over(self, page: Page) -> None:
+        if self.position is not None and page.frames and page.frames[0].epoch != self.position.epoch:
+            # The log's first events: until now there was none.
+            self._restart(Cursor(page.frames[0].epoch, page.frames[0].offset - 1))
+        for frame in page.frames:
+            self._add(frame)
+        self.wake()
