@@ -10,7 +10,7 @@ from carrel_chassis.logs import get_logger
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, fetched_revocations
-from carrel_gateway.backends import EVENTS, EXECUTION, TOOLS, Backends
+from carrel_gateway.backends import CONTEXT, EVENTS, EXECUTION, TOOLS, Backends
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.credentials import Credentials, JwksFile, JwtChecker
 from carrel_gateway.grpc_face import CredentialAuthenticator, add_gateway
@@ -27,7 +27,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         trust = Trust(settings, "gateway")
         addresses = {
-            "context": settings.context_address,
+            CONTEXT: settings.context_address,
             EXECUTION: settings.execution_address,
             TOOLS: settings.tools_address,
             EVENTS: settings.events_address,
@@ -37,7 +37,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             stack.push_async_callback(peer.close)
         # No bus at the edge: what is polled for here once a second, the services behind know at once.
         revocations = await stack.enter_async_context(fetched_revocations(trust, settings, None))
-        contexts = Contexts(peers["context"], Credentials(jwt_checker(settings)), trust.clock, revocations)
+        contexts = Contexts(peers[CONTEXT], Credentials(jwt_checker(settings)), trust.clock, revocations)
         backends = Backends(peers)
         operations = Operations(backends, trust.clock)
 

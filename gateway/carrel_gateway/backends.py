@@ -14,6 +14,7 @@ from carrel_gateway.outward import outward_errors, unavailable
 
 EXECUTION = "agent-execution"
 TOOLS = "tool-dispatch"
+CONTEXT = "context"
 EVENTS = "event-stream"
 
 _STREAM_GRACE_SECONDS = 5.0
@@ -35,6 +36,15 @@ def _routes(service: str, grpc_service: str, *methods: str) -> dict[str, Route]:
 UNARY: Mapping[str, Route] = {
     **_routes(EXECUTION, "carrel.api.runs.v1.RunService", "StartRun", "GetRun", "ListRuns", "CancelRun", "ListAgents"),
     **_routes(EVENTS, "carrel.api.events.v1.EventService", "ListEvents"),
+    **_routes(
+        CONTEXT,
+        "carrel.api.context.v1.ThreadService",
+        "CreateThread",
+        "GetThread",
+        "ListThreads",
+        "RenameThread",
+        "DeleteThread",
+    ),
     **_routes(TOOLS, "carrel.api.tools.v1.ToolService", "ListTools", "ListToolCalls"),
     **_routes(TOOLS, "carrel.api.tools.v1.CorpusService", "ListCorpora", "DeleteCorpus"),
 }
@@ -44,7 +54,7 @@ UPLOAD = Route(TOOLS, "/carrel.api.tools.v1.CorpusService/UploadCorpus")
 
 
 class Backends:
-    """Passes calls on. `peers` holds a Peer for each of EXECUTION, TOOLS and EVENTS."""
+    """Passes calls on. `peers` holds a Peer for each of CONTEXT, EXECUTION, TOOLS and EVENTS."""
 
     def __init__(self, peers: Mapping[str, Peer]) -> None:
         self.peers = peers

@@ -19,6 +19,7 @@ class ResourceLimits:
     database_sessions: int = 0
     tool_calls_per_minute: int = 0
     open_streams: int = 0
+    isolated_memory_mb: int = 0
 
 
 NO_LIMITS = ResourceLimits()
@@ -49,6 +50,8 @@ class UserContext:
     parent_context_id: str = ""
     agent: str = ""
     attempt: int = 0
+    tenant_limits: ResourceLimits = NO_LIMITS
+    """Ceilings of all the tenant's users together."""
 
     def __post_init__(self) -> None:
         check_id(self.context_id, "context_id")

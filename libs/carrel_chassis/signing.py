@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from carrel.api.context.v1 import user_context_pb2 as pb
 from carrel_chassis.errors import CarrelError, Kind
-from carrel_chassis.identity import ResourceLimits, UserContext
+from carrel_chassis.identity import NO_LIMITS, ResourceLimits, UserContext
 from carrel_chassis.revocations import Revocation, Revocations
 
 MAX_CONTEXT_BYTES = 1536
@@ -42,7 +43,6 @@ def _refuse(reason: str, message: str, kind: Kind = Kind.UNAUTHENTICATED, **meta
 
 def encode_context(user: UserContext) -> bytes:
     """The bytes that are signed."""
-    limits = user.limits
     message = pb.UserContext(
         context_id=user.context_id,
         tenant_id=user.tenant_id,
@@ -54,18 +54,14 @@ def encode_context(user: UserContext) -> bytes:
         session_id=user.session_id,
         scopes=sorted(user.scopes),
         audiences=sorted(user.audiences),
-        limits=pb.ResourceLimits(
-            running_runs=limits.running_runs,
-            queued_runs=limits.queued_runs,
-            database_sessions=limits.database_sessions,
-            tool_calls_per_minute=limits.tool_calls_per_minute,
-            open_streams=limits.open_streams,
-        ),
+        limits=limits_to_message(user.limits),
         depth=user.depth,
         parent_context_id=user.parent_context_id,
         agent=user.agent,
         attempt=user.attempt,
     )
+    if user.tenant_limits != NO_LIMITS:
+        message.tenant_limits.CopyFrom(limits_to_message(user.tenant_limits))
     message.issue_time.FromNanoseconds(int(user.issue_time * 1e6) * 1000)
     message.expire_time.FromNanoseconds(int(user.expire_time * 1e6) * 1000)
     return message.SerializeToString(deterministic=True)
@@ -74,7 +70,6 @@ def encode_context(user: UserContext) -> bytes:
 def decode_context(encoded: bytes) -> UserContext:
     """The value of signed bytes; raises CarrelError when an id in it is not one."""
     message = pb.UserContext.FromString(encoded)
-    limits = message.limits
     return UserContext(
         context_id=message.context_id,
         tenant_id=message.tenant_id,
@@ -88,18 +83,42 @@ def decode_context(encoded: bytes) -> UserContext:
         thread_id=message.thread_id,
         run_id=message.run_id,
         connection_id=message.connection_id,
-        limits=ResourceLimits(
-            running_runs=limits.running_runs,
-            queued_runs=limits.queued_runs,
-            database_sessions=limits.database_sessions,
-            tool_calls_per_minute=limits.tool_calls_per_minute,
-            open_streams=limits.open_streams,
-        ),
+        limits=limits_from_message(message.limits),
         depth=message.depth,
         parent_context_id=message.parent_context_id,
         agent=message.agent,
         attempt=message.attempt,
+        tenant_limits=limits_from_message(message.tenant_limits),
     )
+
+
+def limits_to_message(limits: ResourceLimits) -> pb.ResourceLimits:
+    """The message of a value."""
+    return pb.ResourceLimits(
+        running_runs=limits.running_runs,
+        queued_runs=limits.queued_runs,
+        database_sessions=limits.database_sessions,
+        tool_calls_per_minute=limits.tool_calls_per_minute,
+        open_streams=limits.open_streams,
+        isolated_memory_mb=limits.isolated_memory_mb,
+    )
+
+
+def limits_from_message(message: pb.ResourceLimits) -> ResourceLimits:
+    """The value of a message. Most users have the same limits: those share one object."""
+    return _shared_limits(
+        message.running_runs,
+        message.queued_runs,
+        message.database_sessions,
+        message.tool_calls_per_minute,
+        message.open_streams,
+        message.isolated_memory_mb,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _shared_limits(*values: int) -> ResourceLimits:
+    return ResourceLimits(*values)
 
 
 class ContextSigner:
@@ -245,7 +264,8 @@ class ServiceVerifier:
     """Verifies what services say of themselves."""
 
     def __init__(self, trust: Mapping[str, Ed25519PublicKey], audience: str, clock: Clock) -> None:
-        self._trust = trust
+        self.keys = trust
+        """The public keys of the services that are trusted, by name."""
         self._audience = audience
         self._clock = clock
         self._verified: dict[bytes, tuple[float, str]] = {}
@@ -274,7 +294,7 @@ class ServiceVerifier:
         try:
             signed = pb.SignedServiceIdentity.FromString(raw)
             statement = pb.ServiceIdentity.FromString(signed.identity)
-            self._trust[statement.service].verify(signed.signature, _SERVICE_DOMAIN + signed.identity)
+            self.keys[statement.service].verify(signed.signature, _SERVICE_DOMAIN + signed.identity)
         except (DecodeError, KeyError, InvalidSignature):
             raise _refuse("SERVICE_IDENTITY_INVALID", "The calling service has not proved who it is.") from None
         return statement

@@ -9,20 +9,27 @@ from contextlib import AsyncExitStack
 from pydantic import SecretStr
 
 from carrel.api.context.v1.context_service_pb2_grpc import add_ContextServiceServicer_to_server
+from carrel.api.context.v1.directory_service_pb2_grpc import add_DirectoryServiceServicer_to_server
 from carrel.api.context.v1.revocation_service_pb2_grpc import add_RevocationServiceServicer_to_server
+from carrel.api.context.v1.thread_service_pb2_grpc import add_ThreadServiceServicer_to_server
 from carrel_chassis.bus import open_bus
 from carrel_chassis.db.engine import Engine
 from carrel_chassis.db.open import cross_user_database, user_sessions
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, followed_revocations
+from carrel_context.directory_servicer import DirectoryServicer
 from carrel_context.keys import KeyStore, read_master_key
+from carrel_context.limits import LimitOperations
 from carrel_context.operations import Operations
+from carrel_context.people import PeopleOperations
 from carrel_context.revocation_servicer import RevocationServicer
 from carrel_context.revocations import RevocationOperations, changes_in
 from carrel_context.servicer import ContextServicer
 from carrel_context.settings import ContextSettings
 from carrel_context.tenants import TenantDatabase
+from carrel_context.thread_servicer import ThreadServicer
+from carrel_context.threads import ThreadOperations
 
 
 async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
@@ -53,10 +60,18 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
             time.time,
             provision=settings.provision_users,
             grant_max_age_seconds=settings.grant_max_age_seconds,
+            limits=settings.user_limits,
+            tenant_limits=settings.tenant_limits,
         )
+        people = PeopleOperations(tenants, revoking, settings.session_revocation_seconds)
+        limits = LimitOperations(tenants, revoking, of_users=settings.user_limits, of_tenants=settings.tenant_limits)
+        threads = ThreadOperations(sessions, settings.threads_per_user)
         server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
-        server.register(add_ContextServiceServicer_to_server, ContextServicer(operations))
+        server.register(add_ContextServiceServicer_to_server, ContextServicer(operations, people))
         server.register(add_RevocationServiceServicer_to_server, RevocationServicer(revoking))
+        directory = DirectoryServicer(people, limits, trust.services.keys)
+        server.register(add_DirectoryServiceServicer_to_server, directory)
+        server.register(add_ThreadServiceServicer_to_server, ThreadServicer(threads))
         await server.start()
         stack.push_async_callback(server.stop)
         await stop.wait()

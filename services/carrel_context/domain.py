@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from carrel_chassis.errors import CarrelError, Kind, invalid
-from carrel_chassis.identity import MAX_DEPTH, MAX_LIFETIME_SECONDS, ResourceLimits, UserContext
+from carrel_chassis.identity import MAX_DEPTH, MAX_LIFETIME_SECONDS, NO_LIMITS, ResourceLimits, UserContext
 from carrel_chassis.ids import check_id, new_id
 from carrel_chassis.revocations import CLOSING_SCOPE
 
@@ -14,8 +14,10 @@ _TICK_SECONDS = 2e-6
 """Contexts hold microseconds."""
 AUDIENCES = frozenset({"context", "agent-execution", "tool-dispatch", "event-stream"})
 
+LIMITS = ResourceLimits.__slots__
 _STANDARD = frozenset(
-    {"runs.start", "runs.read", "runs.cancel", "events.read", "tools.use", "corpora.read", "corpora.write"}
+    """runs.start runs.read runs.cancel events.read tools.use corpora.read corpora.write
+    threads.read threads.write""".split()
 )
 _POWER = _STANDARD | {"corpora.admin"}
 _DEVELOPER = _POWER | {"contexts.inspect"}
@@ -40,10 +42,14 @@ class Principal:
     user_id: str
     role: str
     disabled: bool
+    granted: frozenset[str] = frozenset()
+    """Scopes that the user has beside those of the role."""
     removed: frozenset[str] = frozenset()
     """Scopes that were taken from the user, whatever the role says."""
     revoked: str = ""
     """What stands against the context that is asked for: "USER", "SESSION", "RUN", or nothing."""
+    limits: ResourceLimits = NO_LIMITS
+    tenant_limits: ResourceLimits = NO_LIMITS
     change_time: float = 0.0
     """When rights last changed: what was issued before is refused."""
 
@@ -59,7 +65,7 @@ class Principal:
                 f"The {self.revoked.lower()} has been revoked; ask the tenant's administrator.",
                 metadata={"revoked": self.revoked.lower()},
             )
-        return ROLES.get(self.role, frozenset()) - self.removed
+        return (ROLES.get(self.role, frozenset()) | self.granted) - self.removed
 
     def earliest(self, now: float) -> float:
         """The issue time of a context that is made now: never before the last change of rights, whatever the clocks say."""
@@ -100,6 +106,8 @@ def issue(
         expire_time=issue_time + min(lifetime_seconds, MAX_LIFETIME_SECONDS),
         request_id=request_id,
         connection_id=connection_id,
+        limits=principal.limits,
+        tenant_limits=principal.tenant_limits,
     )
 
 
@@ -143,7 +151,13 @@ def for_run(
 ) -> UserContext:
     """The context of an attempt of a run: what the grant held and the user may still do, for at most 5 minutes."""
     scopes = grant.scopes & principal.permissions()
-    return _attempt(grant, scopes, grant.audiences, principal.earliest(now), run_id, thread_id, agent, attempt)
+    # What holds now, and no more than when the run was accepted.
+    held = replace(
+        grant,
+        limits=tighter(grant.limits, principal.limits),
+        tenant_limits=tighter(grant.tenant_limits, principal.tenant_limits),
+    )
+    return _attempt(held, scopes, grant.audiences, principal.earliest(now), run_id, thread_id, agent, attempt)
 
 
 def for_closing(
@@ -192,11 +206,22 @@ def _widening(field: str, message: str) -> CarrelError:
     return CarrelError(Kind.DENIED, "WIDENING_REFUSED", message, metadata={"field": field})
 
 
+def tighter(one: ResourceLimits, other: ResourceLimits) -> ResourceLimits:
+    """The smaller of each; 0 is no limit of its own."""
+    pairs = ((getattr(one, name), getattr(other, name)) for name in LIMITS)
+    return ResourceLimits(*(min(a, b) if a and b else a or b for a, b in pairs))
+
+
+def limits_over(limits: ResourceLimits, defaults: ResourceLimits) -> ResourceLimits:
+    """What is set, and the default where nothing is."""
+    return ResourceLimits(*(getattr(limits, name) or getattr(defaults, name) for name in LIMITS))
+
+
 def _narrower(parent: ResourceLimits, wanted: ResourceLimits | None) -> ResourceLimits:
     if wanted is None:
         return parent
     values = {}
-    for name in ResourceLimits.__slots__:
+    for name in LIMITS:
         old, new = getattr(parent, name), getattr(wanted, name)
         # 0 stands for the service's default, which may be more or less than a number: it cannot be asked for once one is set.
         if old and new > old:

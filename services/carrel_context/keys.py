@@ -195,7 +195,8 @@ def _new_key(cipher: AESGCM, sign_time: float) -> StoredKey:
     private = Ed25519PrivateKey.generate()
     key_id, nonce = new_id("sig"), os.urandom(12)
     encrypted = nonce + cipher.encrypt(nonce, private.private_bytes_raw(), key_id.encode())
-    return StoredKey(key_id, private.public_key().public_bytes_raw(), encrypted, sign_time)
+    # Milliseconds: the same number when it comes back from the database.
+    return StoredKey(key_id, private.public_key().public_bytes_raw(), encrypted, round(sign_time, 3))
 
 
 def _too_soon(seconds: float) -> CarrelError:

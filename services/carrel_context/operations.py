@@ -5,15 +5,16 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from carrel.api.context.v1 import user_context_pb2 as pb
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.errors import CarrelError, Kind
-from carrel_chassis.identity import UserContext
+from carrel_chassis.identity import ResourceLimits, UserContext
 from carrel_chassis.ids import check_id, new_id
 from carrel_chassis.signing import ContextVerifier
 from carrel_context import domain
-from carrel_context.api_keys import new_api_key, parse_api_key
+from carrel_context.api_keys import parse_api_key
 from carrel_context.domain import Narrowing, Principal
 from carrel_context.keys import KeyStore
 from carrel_context.repository import Directory, StoredKey
@@ -22,15 +23,26 @@ Clock = Callable[[], float]
 
 
 class Operations:
-    """Issues contexts. `provision` says whether an authenticated user that is not known yet is entered."""
+    """Issues contexts. `provision` says whether an authenticated user that is not known yet is entered; `limits` and `tenant_limits`
+    hold where none are set."""
 
     def __init__(
-        self, sessions: UserSessions, keys: KeyStore, clock: Clock, *, provision: bool, grant_max_age_seconds: float
+        self,
+        sessions: UserSessions,
+        keys: KeyStore,
+        clock: Clock,
+        *,
+        provision: bool,
+        grant_max_age_seconds: float,
+        limits: ResourceLimits,
+        tenant_limits: ResourceLimits,
     ) -> None:
         self._sessions = sessions
         self._keys = keys
         self._clock = clock
         self._provision = provision
+        self._limits = limits
+        self._tenant_limits = tenant_limits
         self._grant_max_age_seconds = grant_max_age_seconds
         self._grants = ContextVerifier(keys.of_grants(), "agent-execution", clock)
 
@@ -72,7 +84,7 @@ class Operations:
         if principal is None:
             raise domain.credential_invalid("The credential is not known or has been revoked; get a new one.")
         user = domain.issue(
-            principal,
+            self._with_defaults(principal),
             session_id=session_id,
             request_id=request_id,
             connection_id=connection_id,
@@ -80,6 +92,13 @@ class Operations:
             lifetime_seconds=lifetime_seconds,
         )
         return self._keys.signer.sign(user)
+
+    def _with_defaults(self, principal: Principal) -> Principal:
+        return replace(
+            principal,
+            limits=domain.limits_over(principal.limits, self._limits),
+            tenant_limits=domain.limits_over(principal.tenant_limits, self._tenant_limits),
+        )
 
     def exchange(self, parent: UserContext, wanted: Narrowing) -> pb.SignedUserContext:
         """A narrower context; needs nothing but the parent."""
@@ -105,17 +124,15 @@ class Operations:
         if principal is None:
             raise domain.credential_invalid("The user of the run is no longer known.")
         user = domain.for_run(
-            granted, principal, run_id=run_id, thread_id=thread_id, agent=agent, attempt=attempt, now=now
+            granted,
+            self._with_defaults(principal),
+            run_id=run_id,
+            thread_id=thread_id,
+            agent=agent,
+            attempt=attempt,
+            now=now,
         )
         return self._keys.signer.sign(user)
-
-    async def create_api_key(self, call_id: str, tenant_id: str, user_id: str, label: str) -> tuple[str, str]:
-        """A new key of a user, who is entered when not known: its id, and its text to show once."""
-        async with self._directory(call_id, tenant_id, user_id) as directory:
-            key = new_api_key(tenant_id, user_id)
-            await directory.add_user()
-            await directory.add_api_key(key.api_key_id, key.digest(), label)
-        return key.api_key_id, key.text()
 
     def signing_keys(self) -> list[StoredKey]:
         """The signing keys that are active, newest first."""

@@ -8,31 +8,32 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from carrel_chassis.db.engine import Connection, Row
-from carrel_context.domain import Principal
+from carrel_chassis.identity import ResourceLimits
+from carrel_context.domain import LIMITS, Principal
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
 
 # What stands against the user is read in the same statement: no context is issued past a revocation that is committed.
+_LIMITS = f"ARRAY[{', '.join(LIMITS)}]"
 STANDING = f"""
+    (SELECT {_LIMITS} FROM user_limit WHERE {OWN}) AS limits,
+    (SELECT {_LIMITS} FROM tenant_limit WHERE tenant_id = :tenant_id) AS tenant_limits,
     ARRAY(SELECT value FROM revocation WHERE {OWN} AND what = 'SCOPE' AND revoked) AS removed,
     coalesce((SELECT what FROM revocation WHERE {OWN} AND revoked AND (
         what = 'USER' OR what = 'SESSION' AND value = :session_id OR what = 'RUN' AND value = :run_id) LIMIT 1), '') AS revoked,
     CAST(coalesce((SELECT extract(epoch FROM max(change_time)) FROM revocation
         WHERE {OWN} AND what <> 'SCOPE' AND expire_time > now()), 0) AS float8) AS change_time
 """
-GET_USER = text(f"SELECT tenant_id, user_id, role, disabled, {STANDING} FROM app_user WHERE {OWN}")
+GET_USER = text(f"SELECT tenant_id, user_id, role, disabled, granted_scopes, {STANDING} FROM app_user WHERE {OWN}")
 ADD_USER = text("""
     INSERT INTO app_user (tenant_id, user_id, role) VALUES (:tenant_id, :user_id, 'standard')
     ON CONFLICT (tenant_id, user_id) DO NOTHING
 """)
+ADD_TENANT = text("INSERT INTO tenant (tenant_id) VALUES (:tenant_id) ON CONFLICT (tenant_id) DO NOTHING")
 GET_API_KEY = text(f"""
-    SELECT u.tenant_id, u.user_id, u.role, u.disabled, {STANDING}, k.secret_sha256
+    SELECT u.tenant_id, u.user_id, u.role, u.disabled, u.granted_scopes, {STANDING}, k.secret_sha256
     FROM (SELECT * FROM api_key WHERE {OWN}) k JOIN app_user u USING (tenant_id, user_id)
     WHERE k.api_key_id = :api_key_id AND k.revoke_time IS NULL
-""")
-ADD_API_KEY = text("""
-    INSERT INTO api_key (tenant_id, user_id, api_key_id, secret_sha256, label)
-    VALUES (:tenant_id, :user_id, :api_key_id, :secret_sha256, :label)
 """)
 
 LIST_SIGNING_KEYS = text("""
@@ -61,7 +62,8 @@ class Directory:
         return _principal(row) if row else None
 
     async def add_user(self) -> None:
-        """Enters the owner with the standard role, unless somebody was faster."""
+        """Enters the owner with the standard role, and the tenant, unless somebody was faster."""
+        await self._connection.execute(ADD_TENANT, {"tenant_id": self._owner["tenant_id"]})
         await self._connection.execute(ADD_USER, self._owner)
 
     async def api_key(self, api_key_id: str) -> tuple[Principal, bytes] | None:
@@ -70,15 +72,19 @@ class Directory:
         row = (await self._connection.execute(GET_API_KEY, values)).one_or_none()
         return (_principal(row), row.secret_sha256) if row else None
 
-    async def add_api_key(self, api_key_id: str, digest: bytes, label: str) -> None:
-        """Stores a new key of the owner."""
-        values = {**self._owner, "api_key_id": api_key_id, "secret_sha256": digest, "label": label}
-        await self._connection.execute(ADD_API_KEY, values)
-
 
 def _principal(row: Row) -> Principal:
     return Principal(
-        row.tenant_id, row.user_id, row.role, row.disabled, frozenset(row.removed), row.revoked, row.change_time
+        row.tenant_id,
+        row.user_id,
+        row.role,
+        row.disabled,
+        frozenset(row.granted_scopes),
+        frozenset(row.removed),
+        row.revoked,
+        ResourceLimits(*row.limits or ()),
+        ResourceLimits(*row.tenant_limits or ()),
+        row.change_time,
     )
 
 

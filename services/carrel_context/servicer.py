@@ -7,11 +7,14 @@ from typing import Any
 from carrel.api.context.v1 import context_service_pb2 as pb
 from carrel.api.context.v1 import context_service_pb2_grpc as rpc
 from carrel_chassis.errors import invalid
-from carrel_chassis.identity import MAX_LIFETIME_SECONDS, ResourceLimits
+from carrel_chassis.identity import MAX_LIFETIME_SECONDS
 from carrel_chassis.ids import check_id
 from carrel_chassis.rpc.call import caller, current_call
+from carrel_chassis.signing import limits_from_message
+from carrel_context.admins import check_tenant, may_give
 from carrel_context.domain import Narrowing
 from carrel_context.operations import Operations
+from carrel_context.people import PeopleOperations
 from carrel_context.repository import StoredKey
 
 _MAX_LABEL = 128
@@ -20,8 +23,9 @@ _MAX_LABEL = 128
 class ContextServicer(rpc.ContextServiceServicer):
     """See the proto for what each method promises."""
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, people: PeopleOperations) -> None:
         self._operations = operations
+        self._people = people
 
     async def IssueContext(self, request: pb.IssueContextRequest, context: Any) -> pb.IssueContextResponse:
         call_id = current_call().call_id
@@ -49,7 +53,7 @@ class ContextServicer(rpc.ContextServiceServicer):
         wanted = Narrowing(
             scopes=frozenset(request.scopes),
             audiences=frozenset(request.audiences),
-            limits=_limits(request) if request.HasField("limits") else None,
+            limits=limits_from_message(request.limits) if request.HasField("limits") else None,
             expire_time=request.expire_time.ToMicroseconds() / 1e6 if request.HasField("expire_time") else 0.0,
             thread_id=request.thread_id,
         )
@@ -80,9 +84,9 @@ class ContextServicer(rpc.ContextServiceServicer):
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
         if len(request.label) > _MAX_LABEL:
             raise invalid("label", f"label has {len(request.label)} characters; it has at most {_MAX_LABEL}.")
-        call_id = current_call().call_id
-        key_id, text = await self._operations.create_api_key(call_id, request.tenant_id, request.user_id, request.label)
-        return pb.CreateApiKeyResponse(api_key_id=key_id, api_key=text)
+        tenant_id = check_tenant(request.tenant_id)
+        key, text = await self._people.create_api_key(tenant_id, request.user_id, request.label, may_give())
+        return pb.CreateApiKeyResponse(api_key_id=key.api_key_id, api_key=text)
 
 
 def _signing_key(key: StoredKey) -> pb.SigningKey:
@@ -100,7 +104,3 @@ def _lifetime(request: pb.IssueContextRequest) -> float:
             "lifetime", f"lifetime is {seconds:g} s; it is more than 0 and at most {MAX_LIFETIME_SECONDS:g} s."
         )
     return seconds
-
-
-def _limits(request: pb.ExchangeContextRequest) -> ResourceLimits:
-    return ResourceLimits(**{name: getattr(request.limits, name) for name in ResourceLimits.__slots__})

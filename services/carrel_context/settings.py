@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
+from carrel_chassis.identity import NO_LIMITS, ResourceLimits
 from carrel_chassis.settings import DatabaseSettings
 
 
@@ -26,6 +27,12 @@ class ContextSettings(DatabaseSettings):
     """How long a key is listed before it signs: longer than the services take to fetch it, which they do twice a minute."""
     key_poll_seconds: float = Field(default=5.0, gt=0.0)
     """How often a replica looks for the keys of the others."""
+    user_limits: ResourceLimits = NO_LIMITS
+    """JSON, as {"running_runs": 4}: limits of a user for whom none are set. Where there is none either, each service's own holds."""
+    tenant_limits: ResourceLimits = NO_LIMITS
+    """The same for all users of a tenant together."""
+    threads_per_user: int = Field(default=10_000, ge=1)
+    """How many threads a user may have."""
     provision_users: bool = True
     """Whether a user that the gateway has authenticated, and that is not known yet, is entered with the role "standard"."""
     grant_max_age_seconds: float = 30 * 24 * 3600.0

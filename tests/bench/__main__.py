@@ -9,6 +9,7 @@ from importlib import import_module
 
 import uvloop
 
+from carrel_chassis.logs import configure_logs
 from tests.bench.report import OUTPUT, Figure, print_table, write_json
 
 # The generator starts servers while it has channels open; gRPC would remark on each of them.
@@ -22,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, help="measure this part alone")
     only = parser.parse_args().only
+    configure_logs("bench", "WARNING")
     figures: list[Figure] = []
     for part in [only] if only else PARTS:
         print(f"measuring {part} ...", file=sys.stderr, flush=True)

@@ -14,10 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from carrel import Client
+from carrel_chassis.logs import configure_logs
 from carrel_chassis.stack import Stack, StackSettings
 from carrel_chassis.stack.development import as_metadata_value
 from tests.bench.report import Figure, print_table, write_json
-from tests.support.system import ROOT, System
+from tests.support.system import ROOT, Person, System
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 PACKAGE = "github.com/bojand/ghz/cmd/ghz@v0.121.0"
@@ -57,6 +59,14 @@ def read_report(scenario: Path, text: str) -> list[Figure]:
     ]
 
 
+async def give_history(system: System, person: Person) -> None:
+    """Something to stream: the events of a hundred runs."""
+    async with Client(system.addresses["gateway"], person.token) as client:
+        for run in await asyncio.gather(*(client.start_run("echo", {"text": "hello"}) for _ in range(100))):
+            async for _ in client.watch_run(run.run_id):
+                pass
+
+
 async def measure(ghz: str) -> list[Figure]:
     """Every scenario against a fresh system. A scenario names its service in its file name: `<address>-<what>.json`."""
     figures: list[Figure] = []
@@ -64,9 +74,11 @@ async def measure(ghz: str) -> list[Figure]:
         async with Stack(StackSettings(Path(folder) / "data")) as stack:
             await stack.ready(60)
             system = System(stack)
-            person = await system.person()
             for scenario in sorted(SCENARIOS.glob("*.json")):
                 service = scenario.stem.partition("-")[0]
+                person = await system.person()  # a user each: one's queue has room for 1,000 runs
+                if service == "events":
+                    await give_history(system, person)
                 metadata = {"user-context-bin": as_metadata_value(person.signed_context)}
                 if service == "gateway":
                     metadata = {"authorization": f"Bearer {person.token}"}
@@ -81,6 +93,7 @@ async def measure(ghz: str) -> list[Figure]:
 
 
 def main() -> None:
+    configure_logs("bench", "WARNING")
     ghz = find_ghz()
     if ghz is None:
         print(f"ghz is not here. Install Go, then: go install {PACKAGE}; or put a ghz binary on the PATH.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from carrel.api.context.v1 import thread_service_pb2
 from carrel.api.events.v1 import event_service_pb2
 from carrel.api.runs.v1 import run_service_pb2
 from carrel.api.tools.v1 import tool_service_pb2
@@ -16,7 +17,8 @@ ROUTES: dict[str, Route] = {**UNARY, "Subscribe": SUBSCRIBE, "WatchRun": SUBSCRI
 
 
 FILES = {
-    module.DESCRIPTOR.package: module.DESCRIPTOR for module in (event_service_pb2, run_service_pb2, tool_service_pb2)
+    module.DESCRIPTOR.package: module.DESCRIPTOR
+    for module in (event_service_pb2, run_service_pb2, thread_service_pb2, tool_service_pb2)
 }
 
 

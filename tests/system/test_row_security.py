@@ -12,7 +12,12 @@ CROSS_USER_ROLES = {
     "carrel_execution_runner": {"execution.run", "execution.user_slot", "execution.outbox"},
     "carrel_events_writer": {"events.event", "events.user_log", "events.run_attempt"},
     "carrel_events_retention": {"events.event", "events.user_log", "events.run_attempt"},
-    "carrel_context_admin": {"context.app_user", "context.api_key", "context.revocation"},
+    "carrel_context_admin": {
+        "context.app_user",
+        "context.api_key",
+        "context.revocation",
+        "context.user_limit",
+    },
     "carrel_context_revocations": {"context.revocation"},
 }
 """The roles that work across users, and on which tables alone."""
@@ -72,6 +77,8 @@ async def test_every_table_without_a_user_is_named_here(system: System) -> None:
         "context.signing_key",
         "events.segment",
         "context.revocation_version",
+        "context.tenant",
+        "context.tenant_limit",
     }
 
 

@@ -116,7 +116,8 @@ class ContextServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Creates an API key of a user. The secret is in this answer only.
+        """Creates an API key of a user, who is entered with the role "standard" when not known. The secret is in this answer only.
+        Fails with PERMISSION_DENIED (WIDENING_REFUSED) when the user may do more than the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

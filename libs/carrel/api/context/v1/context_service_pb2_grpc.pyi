@@ -57,7 +57,9 @@ class ContextServiceStub:
     Fails with FAILED_PRECONDITION (ROTATION_TOO_SOON) while two keys are active already: RetryInfo says when the older one retires.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.CreateApiKeyRequest, _context_service_pb2.CreateApiKeyResponse]
-    """Creates an API key of a user. The secret is in this answer only."""
+    """Creates an API key of a user, who is entered with the role "standard" when not known. The secret is in this answer only.
+    Fails with PERMISSION_DENIED (WIDENING_REFUSED) when the user may do more than the caller.
+    """
 
 @_typing.type_check_only
 class ContextServiceAsyncStub(ContextServiceStub):
@@ -88,7 +90,9 @@ class ContextServiceAsyncStub(ContextServiceStub):
     Fails with FAILED_PRECONDITION (ROTATION_TOO_SOON) while two keys are active already: RetryInfo says when the older one retires.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_context_service_pb2.CreateApiKeyRequest, _context_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Creates an API key of a user. The secret is in this answer only."""
+    """Creates an API key of a user, who is entered with the role "standard" when not known. The secret is in this answer only.
+    Fails with PERMISSION_DENIED (WIDENING_REFUSED) when the user may do more than the caller.
+    """
 
 class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
     """Issues, narrows and renews contexts. Only this service holds the signing key."""
@@ -152,6 +156,8 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _context_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_context_service_pb2.CreateApiKeyResponse]]:
-        """Creates an API key of a user. The secret is in this answer only."""
+        """Creates an API key of a user, who is entered with the role "standard" when not known. The secret is in this answer only.
+        Fails with PERMISSION_DENIED (WIDENING_REFUSED) when the user may do more than the caller.
+        """
 
 def add_ContextServiceServicer_to_server(servicer: ContextServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

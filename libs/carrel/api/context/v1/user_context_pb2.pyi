@@ -30,11 +30,14 @@ class ResourceLimits(_message.Message):
     DATABASE_SESSIONS_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     OPEN_STREAMS_FIELD_NUMBER: _builtins.int
+    ISOLATED_MEMORY_MB_FIELD_NUMBER: _builtins.int
     running_runs: _builtins.int
     queued_runs: _builtins.int
     database_sessions: _builtins.int
     tool_calls_per_minute: _builtins.int
     open_streams: _builtins.int
+    isolated_memory_mb: _builtins.int
+    """Memory of an agent in a process of its own, in MiB."""
     def __init__(
         self,
         *,
@@ -43,10 +46,11 @@ class ResourceLimits(_message.Message):
         database_sessions: _builtins.int = ...,
         tool_calls_per_minute: _builtins.int = ...,
         open_streams: _builtins.int = ...,
+        isolated_memory_mb: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_sessions", b"database_sessions", "open_streams", b"open_streams", "queued_runs", b"queued_runs", "running_runs", b"running_runs", "tool_calls_per_minute", b"tool_calls_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_sessions", b"database_sessions", "isolated_memory_mb", b"isolated_memory_mb", "open_streams", b"open_streams", "queued_runs", b"queued_runs", "running_runs", b"running_runs", "tool_calls_per_minute", b"tool_calls_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -75,6 +79,7 @@ class UserContext(_message.Message):
     PARENT_CONTEXT_ID_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    TENANT_LIMITS_FIELD_NUMBER: _builtins.int
     context_id: _builtins.str
     tenant_id: _builtins.str
     user_id: _builtins.str
@@ -107,6 +112,10 @@ class UserContext(_message.Message):
     def issue_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def tenant_limits(self) -> Global___ResourceLimits:
+        """Ceilings of all the tenant's users together."""
+
     def __init__(
         self,
         *,
@@ -127,10 +136,11 @@ class UserContext(_message.Message):
         parent_context_id: _builtins.str = ...,
         agent: _builtins.str = ...,
         attempt: _builtins.int = ...,
+        tenant_limits: Global___ResourceLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "issue_time", b"issue_time", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "issue_time", b"issue_time", "limits", b"limits", "tenant_limits", b"tenant_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "audiences", b"audiences", "connection_id", b"connection_id", "context_id", b"context_id", "depth", b"depth", "expire_time", b"expire_time", "issue_time", b"issue_time", "limits", b"limits", "parent_context_id", b"parent_context_id", "request_id", b"request_id", "run_id", b"run_id", "scopes", b"scopes", "session_id", b"session_id", "tenant_id", b"tenant_id", "thread_id", b"thread_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "audiences", b"audiences", "connection_id", b"connection_id", "context_id", b"context_id", "depth", b"depth", "expire_time", b"expire_time", "issue_time", b"issue_time", "limits", b"limits", "parent_context_id", b"parent_context_id", "request_id", b"request_id", "run_id", b"run_id", "scopes", b"scopes", "session_id", b"session_id", "tenant_id", b"tenant_id", "tenant_limits", b"tenant_limits", "thread_id", b"thread_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,6 +101,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A tool ran and failed; the message says how."""
     ERROR_REASON_ROTATION_TOO_SOON: _ErrorReason.ValueType  # 86
     """Two signing keys are active already."""
+    ERROR_REASON_USER_EXISTS: _ErrorReason.ValueType  # 87
+    """The tenant has a user of this id."""
     ERROR_REASON_HISTORY_TRUNCATED: _ErrorReason.ValueType  # 100
     """OUT_OF_RANGE: the cursor is older than what is kept, or of another epoch; the metadata names the oldest offset."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 120
@@ -201,6 +203,8 @@ ERROR_REASON_TOOL_FAILED: ErrorReason.ValueType  # 85
 """A tool ran and failed; the message says how."""
 ERROR_REASON_ROTATION_TOO_SOON: ErrorReason.ValueType  # 86
 """Two signing keys are active already."""
+ERROR_REASON_USER_EXISTS: ErrorReason.ValueType  # 87
+"""The tenant has a user of this id."""
 ERROR_REASON_HISTORY_TRUNCATED: ErrorReason.ValueType  # 100
 """OUT_OF_RANGE: the cursor is older than what is kept, or of another epoch; the metadata names the oldest offset."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 120

@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from carrel.api.context.v1 import thread_pb2 as carrel_dot_api_dot_context_dot_v1_dot_thread__pb2
 from carrel.api.events.v1 import event_pb2 as carrel_dot_api_dot_events_dot_v1_dot_event__pb2
 from carrel.api.policy.v1 import policy_pb2 as carrel_dot_api_dot_policy_dot_v1_dot_policy__pb2
 from carrel.api.runs.v1 import run_pb2 as carrel_dot_api_dot_runs_dot_v1_dot_run__pb2
 from carrel.api.tools.v1 import tool_pb2 as carrel_dot_api_dot_tools_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+carrel/api/gateway/v1/gateway_service.proto\x12\x15\x63\x61rrel.api.gateway.v1\x1a carrel/api/events/v1/event.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1c\x63\x61rrel/api/runs/v1/run.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\"[\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x12\n\ninput_json\x18\x03 \x01(\t\x12\x11\n\tthread_id\x18\x04 \x01(\t\"8\n\x10StartRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"y\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.carrel.api.runs.v1.RunState\x12\x11\n\tthread_id\x18\x04 \x01(\t\"R\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.carrel.api.runs.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"9\n\x11\x43\x61ncelRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"N\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12+\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"o\n\x10WatchRunResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"\xa9\x01\n\x10SubscribeRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x35\n\x0bslow_reader\x18\x03 \x01(\x0e\x32 .carrel.api.events.v1.SlowReader\"p\n\x11SubscribeResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"\x86\x01\n\x11ListEventsRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x11\n\tpage_size\x18\x03 \x01(\r\"\x7f\n\x12ListEventsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\x13\n\x11ListAgentsRequest\"?\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.carrel.api.runs.v1.Agent\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"e\n\x13UploadCorpusRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.carrel.api.gateway.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\xff\n\n\x0eGatewayService\x12\x63\n\x08StartRun\x12&.carrel.api.gateway.v1.StartRunRequest\x1a\'.carrel.api.gateway.v1.StartRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12]\n\x06GetRun\x12$.carrel.api.gateway.v1.GetRunRequest\x1a%.carrel.api.gateway.v1.GetRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x63\n\x08ListRuns\x12&.carrel.api.gateway.v1.ListRunsRequest\x1a\'.carrel.api.gateway.v1.ListRunsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tCancelRun\x12\'.carrel.api.gateway.v1.CancelRunRequest\x1a(.carrel.api.gateway.v1.CancelRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12h\n\x08WatchRun\x12&.carrel.api.gateway.v1.WatchRunRequest\x1a\'.carrel.api.gateway.v1.WatchRunResponse\"\t\x8a\xc0\x18\x05\x08\x04 \x90\x1c\x30\x01\x12k\n\tSubscribe\x12\'.carrel.api.gateway.v1.SubscribeRequest\x1a(.carrel.api.gateway.v1.SubscribeResponse\"\t\x8a\xc0\x18\x05\x08\x04 \x90\x1c\x30\x01\x12i\n\nListEvents\x12(.carrel.api.gateway.v1.ListEventsRequest\x1a).carrel.api.gateway.v1.ListEventsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12i\n\nListAgents\x12(.carrel.api.gateway.v1.ListAgentsRequest\x1a).carrel.api.gateway.v1.ListAgentsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tListTools\x12\'.carrel.api.gateway.v1.ListToolsRequest\x1a(.carrel.api.gateway.v1.ListToolsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12r\n\rListToolCalls\x12+.carrel.api.gateway.v1.ListToolCallsRequest\x1a,.carrel.api.gateway.v1.ListToolCallsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12t\n\x0cUploadCorpus\x12*.carrel.api.gateway.v1.UploadCorpusRequest\x1a+.carrel.api.gateway.v1.UploadCorpusResponse\"\t\x8a\xc0\x18\x05\x08\x04 \xd8\x04(\x01\x12l\n\x0bListCorpora\x12).carrel.api.gateway.v1.ListCorporaRequest\x1a*.carrel.api.gateway.v1.ListCorporaResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12o\n\x0c\x44\x65leteCorpus\x12*.carrel.api.gateway.v1.DeleteCorpusRequest\x1a+.carrel.api.gateway.v1.DeleteCorpusResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+carrel/api/gateway/v1/gateway_service.proto\x12\x15\x63\x61rrel.api.gateway.v1\x1a\"carrel/api/context/v1/thread.proto\x1a carrel/api/events/v1/event.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1c\x63\x61rrel/api/runs/v1/run.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\"[\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x12\n\ninput_json\x18\x03 \x01(\t\x12\x11\n\tthread_id\x18\x04 \x01(\t\"8\n\x10StartRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"y\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.carrel.api.runs.v1.RunState\x12\x11\n\tthread_id\x18\x04 \x01(\t\"R\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.carrel.api.runs.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"9\n\x11\x43\x61ncelRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"N\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12+\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"o\n\x10WatchRunResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"\xa9\x01\n\x10SubscribeRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x35\n\x0bslow_reader\x18\x03 \x01(\x0e\x32 .carrel.api.events.v1.SlowReader\"p\n\x11SubscribeResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"\x86\x01\n\x11ListEventsRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x11\n\tpage_size\x18\x03 \x01(\r\"\x7f\n\x12ListEventsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\x13\n\x11ListAgentsRequest\"?\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.carrel.api.runs.v1.Agent\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"e\n\x13UploadCorpusRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.carrel.api.gateway.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse\"8\n\x13\x43reateThreadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\"E\n\x14\x43reateThreadResponse\x12-\n\x06thread\x18\x01 \x01(\x0b\x32\x1d.carrel.api.context.v1.Thread\"%\n\x10GetThreadRequest\x12\x11\n\tthread_id\x18\x01 \x01(\t\"B\n\x11GetThreadResponse\x12-\n\x06thread\x18\x01 \x01(\x0b\x32\x1d.carrel.api.context.v1.Thread\";\n\x12ListThreadsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x13ListThreadsResponse\x12.\n\x07threads\x18\x01 \x03(\x0b\x32\x1d.carrel.api.context.v1.Thread\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x13RenameThreadRequest\x12\x11\n\tthread_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\"E\n\x14RenameThreadResponse\x12-\n\x06thread\x18\x01 \x01(\x0b\x32\x1d.carrel.api.context.v1.Thread\"(\n\x13\x44\x65leteThreadRequest\x12\x11\n\tthread_id\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteThreadResponse2\xa8\x0f\n\x0eGatewayService\x12\x63\n\x08StartRun\x12&.carrel.api.gateway.v1.StartRunRequest\x1a\'.carrel.api.gateway.v1.StartRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12]\n\x06GetRun\x12$.carrel.api.gateway.v1.GetRunRequest\x1a%.carrel.api.gateway.v1.GetRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x63\n\x08ListRuns\x12&.carrel.api.gateway.v1.ListRunsRequest\x1a\'.carrel.api.gateway.v1.ListRunsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tCancelRun\x12\'.carrel.api.gateway.v1.CancelRunRequest\x1a(.carrel.api.gateway.v1.CancelRunResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12h\n\x08WatchRun\x12&.carrel.api.gateway.v1.WatchRunRequest\x1a\'.carrel.api.gateway.v1.WatchRunResponse\"\t\x8a\xc0\x18\x05\x08\x04 \x90\x1c\x30\x01\x12k\n\tSubscribe\x12\'.carrel.api.gateway.v1.SubscribeRequest\x1a(.carrel.api.gateway.v1.SubscribeResponse\"\t\x8a\xc0\x18\x05\x08\x04 \x90\x1c\x30\x01\x12i\n\nListEvents\x12(.carrel.api.gateway.v1.ListEventsRequest\x1a).carrel.api.gateway.v1.ListEventsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12i\n\nListAgents\x12(.carrel.api.gateway.v1.ListAgentsRequest\x1a).carrel.api.gateway.v1.ListAgentsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tListTools\x12\'.carrel.api.gateway.v1.ListToolsRequest\x1a(.carrel.api.gateway.v1.ListToolsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12r\n\rListToolCalls\x12+.carrel.api.gateway.v1.ListToolCallsRequest\x1a,.carrel.api.gateway.v1.ListToolCallsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12t\n\x0cUploadCorpus\x12*.carrel.api.gateway.v1.UploadCorpusRequest\x1a+.carrel.api.gateway.v1.UploadCorpusResponse\"\t\x8a\xc0\x18\x05\x08\x04 \xd8\x04(\x01\x12l\n\x0bListCorpora\x12).carrel.api.gateway.v1.ListCorporaRequest\x1a*.carrel.api.gateway.v1.ListCorporaResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12o\n\x0c\x44\x65leteCorpus\x12*.carrel.api.gateway.v1.DeleteCorpusRequest\x1a+.carrel.api.gateway.v1.DeleteCorpusResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12o\n\x0c\x43reateThread\x12*.carrel.api.gateway.v1.CreateThreadRequest\x1a+.carrel.api.gateway.v1.CreateThreadResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12\x66\n\tGetThread\x12\'.carrel.api.gateway.v1.GetThreadRequest\x1a(.carrel.api.gateway.v1.GetThreadResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12l\n\x0bListThreads\x12).carrel.api.gateway.v1.ListThreadsRequest\x1a*.carrel.api.gateway.v1.ListThreadsResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12o\n\x0cRenameThread\x12*.carrel.api.gateway.v1.RenameThreadRequest\x1a+.carrel.api.gateway.v1.RenameThreadResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x12o\n\x0c\x44\x65leteThread\x12*.carrel.api.gateway.v1.DeleteThreadRequest\x1a+.carrel.api.gateway.v1.DeleteThreadResponse\"\x06\x8a\xc0\x18\x02\x08\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,60 +62,90 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEWAYSERVICE'].methods_by_name['ListCorpora']._serialized_options = b'\212\300\030\002\010\004'
   _globals['_GATEWAYSERVICE'].methods_by_name['DeleteCorpus']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['DeleteCorpus']._serialized_options = b'\212\300\030\002\010\004'
-  _globals['_STARTRUNREQUEST']._serialized_start=201
-  _globals['_STARTRUNREQUEST']._serialized_end=292
-  _globals['_STARTRUNRESPONSE']._serialized_start=294
-  _globals['_STARTRUNRESPONSE']._serialized_end=350
-  _globals['_GETRUNREQUEST']._serialized_start=352
-  _globals['_GETRUNREQUEST']._serialized_end=383
-  _globals['_GETRUNRESPONSE']._serialized_start=385
-  _globals['_GETRUNRESPONSE']._serialized_end=439
-  _globals['_LISTRUNSREQUEST']._serialized_start=441
-  _globals['_LISTRUNSREQUEST']._serialized_end=562
-  _globals['_LISTRUNSRESPONSE']._serialized_start=564
-  _globals['_LISTRUNSRESPONSE']._serialized_end=646
-  _globals['_CANCELRUNREQUEST']._serialized_start=648
-  _globals['_CANCELRUNREQUEST']._serialized_end=698
-  _globals['_CANCELRUNRESPONSE']._serialized_start=700
-  _globals['_CANCELRUNRESPONSE']._serialized_end=757
-  _globals['_WATCHRUNREQUEST']._serialized_start=759
-  _globals['_WATCHRUNREQUEST']._serialized_end=837
-  _globals['_WATCHRUNRESPONSE']._serialized_start=839
-  _globals['_WATCHRUNRESPONSE']._serialized_end=950
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=953
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=1122
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=1124
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=1236
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1239
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1373
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1375
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1502
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1504
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1523
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1525
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1588
-  _globals['_LISTTOOLSREQUEST']._serialized_start=1590
-  _globals['_LISTTOOLSREQUEST']._serialized_end=1608
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=1610
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=1671
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1673
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1750
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1752
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1851
-  _globals['_UPLOADHEADER']._serialized_start=1853
-  _globals['_UPLOADHEADER']._serialized_end=1901
-  _globals['_UPLOADCORPUSREQUEST']._serialized_start=1903
-  _globals['_UPLOADCORPUSREQUEST']._serialized_end=2004
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=2006
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=2073
-  _globals['_LISTCORPORAREQUEST']._serialized_start=2075
-  _globals['_LISTCORPORAREQUEST']._serialized_end=2134
-  _globals['_LISTCORPORARESPONSE']._serialized_start=2136
-  _globals['_LISTCORPORARESPONSE']._serialized_end=2228
-  _globals['_DELETECORPUSREQUEST']._serialized_start=2230
-  _globals['_DELETECORPUSREQUEST']._serialized_end=2265
-  _globals['_DELETECORPUSRESPONSE']._serialized_start=2267
-  _globals['_DELETECORPUSRESPONSE']._serialized_end=2289
-  _globals['_GATEWAYSERVICE']._serialized_start=2292
-  _globals['_GATEWAYSERVICE']._serialized_end=3699
+  _globals['_GATEWAYSERVICE'].methods_by_name['CreateThread']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['CreateThread']._serialized_options = b'\212\300\030\002\010\004'
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetThread']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetThread']._serialized_options = b'\212\300\030\002\010\004'
+  _globals['_GATEWAYSERVICE'].methods_by_name['ListThreads']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['ListThreads']._serialized_options = b'\212\300\030\002\010\004'
+  _globals['_GATEWAYSERVICE'].methods_by_name['RenameThread']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['RenameThread']._serialized_options = b'\212\300\030\002\010\004'
+  _globals['_GATEWAYSERVICE'].methods_by_name['DeleteThread']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['DeleteThread']._serialized_options = b'\212\300\030\002\010\004'
+  _globals['_STARTRUNREQUEST']._serialized_start=237
+  _globals['_STARTRUNREQUEST']._serialized_end=328
+  _globals['_STARTRUNRESPONSE']._serialized_start=330
+  _globals['_STARTRUNRESPONSE']._serialized_end=386
+  _globals['_GETRUNREQUEST']._serialized_start=388
+  _globals['_GETRUNREQUEST']._serialized_end=419
+  _globals['_GETRUNRESPONSE']._serialized_start=421
+  _globals['_GETRUNRESPONSE']._serialized_end=475
+  _globals['_LISTRUNSREQUEST']._serialized_start=477
+  _globals['_LISTRUNSREQUEST']._serialized_end=598
+  _globals['_LISTRUNSRESPONSE']._serialized_start=600
+  _globals['_LISTRUNSRESPONSE']._serialized_end=682
+  _globals['_CANCELRUNREQUEST']._serialized_start=684
+  _globals['_CANCELRUNREQUEST']._serialized_end=734
+  _globals['_CANCELRUNRESPONSE']._serialized_start=736
+  _globals['_CANCELRUNRESPONSE']._serialized_end=793
+  _globals['_WATCHRUNREQUEST']._serialized_start=795
+  _globals['_WATCHRUNREQUEST']._serialized_end=873
+  _globals['_WATCHRUNRESPONSE']._serialized_start=875
+  _globals['_WATCHRUNRESPONSE']._serialized_end=986
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=989
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1158
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=1160
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1272
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1275
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1409
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1411
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1538
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1540
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1559
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1561
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1624
+  _globals['_LISTTOOLSREQUEST']._serialized_start=1626
+  _globals['_LISTTOOLSREQUEST']._serialized_end=1644
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=1646
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=1707
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1709
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1786
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1788
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1887
+  _globals['_UPLOADHEADER']._serialized_start=1889
+  _globals['_UPLOADHEADER']._serialized_end=1937
+  _globals['_UPLOADCORPUSREQUEST']._serialized_start=1939
+  _globals['_UPLOADCORPUSREQUEST']._serialized_end=2040
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=2042
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=2109
+  _globals['_LISTCORPORAREQUEST']._serialized_start=2111
+  _globals['_LISTCORPORAREQUEST']._serialized_end=2170
+  _globals['_LISTCORPORARESPONSE']._serialized_start=2172
+  _globals['_LISTCORPORARESPONSE']._serialized_end=2264
+  _globals['_DELETECORPUSREQUEST']._serialized_start=2266
+  _globals['_DELETECORPUSREQUEST']._serialized_end=2301
+  _globals['_DELETECORPUSRESPONSE']._serialized_start=2303
+  _globals['_DELETECORPUSRESPONSE']._serialized_end=2325
+  _globals['_CREATETHREADREQUEST']._serialized_start=2327
+  _globals['_CREATETHREADREQUEST']._serialized_end=2383
+  _globals['_CREATETHREADRESPONSE']._serialized_start=2385
+  _globals['_CREATETHREADRESPONSE']._serialized_end=2454
+  _globals['_GETTHREADREQUEST']._serialized_start=2456
+  _globals['_GETTHREADREQUEST']._serialized_end=2493
+  _globals['_GETTHREADRESPONSE']._serialized_start=2495
+  _globals['_GETTHREADRESPONSE']._serialized_end=2561
+  _globals['_LISTTHREADSREQUEST']._serialized_start=2563
+  _globals['_LISTTHREADSREQUEST']._serialized_end=2622
+  _globals['_LISTTHREADSRESPONSE']._serialized_start=2624
+  _globals['_LISTTHREADSRESPONSE']._serialized_end=2718
+  _globals['_RENAMETHREADREQUEST']._serialized_start=2720
+  _globals['_RENAMETHREADREQUEST']._serialized_end=2775
+  _globals['_RENAMETHREADRESPONSE']._serialized_start=2777
+  _globals['_RENAMETHREADRESPONSE']._serialized_end=2846
+  _globals['_DELETETHREADREQUEST']._serialized_start=2848
+  _globals['_DELETETHREADREQUEST']._serialized_end=2888
+  _globals['_DELETETHREADRESPONSE']._serialized_start=2890
+  _globals['_DELETETHREADRESPONSE']._serialized_end=2912
+  _globals['_GATEWAYSERVICE']._serialized_start=2915
+  _globals['_GATEWAYSERVICE']._serialized_end=4875
 # @@protoc_insertion_point(module_scope)

@@ -100,6 +100,31 @@ class GatewayServiceStub:
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusResponse.FromString,
                 _registered_method=True)
+        self.CreateThread = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/CreateThread',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateThreadRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateThreadResponse.FromString,
+                _registered_method=True)
+        self.GetThread = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/GetThread',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetThreadRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetThreadResponse.FromString,
+                _registered_method=True)
+        self.ListThreads = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/ListThreads',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListThreadsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListThreadsResponse.FromString,
+                _registered_method=True)
+        self.RenameThread = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/RenameThread',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RenameThreadRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RenameThreadResponse.FromString,
+                _registered_method=True)
+        self.DeleteThread = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/DeleteThread',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer:
@@ -203,6 +228,42 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateThread(self, request, context):
+        """Creates a thread; start runs in it by its id. The same `request_id` again returns the same thread.
+        Fails with ABORTED (REQUEST_ID_REUSED) when it came with another title, and with RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetThread(self, request, context):
+        """Returns a thread. Fails with NOT_FOUND (THREAD_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListThreads(self, request, context):
+        """Lists the user's threads, newest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenameThread(self, request, context):
+        """Gives a thread another title. Fails with NOT_FOUND (THREAD_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteThread(self, request, context):
+        """Deletes a thread from the list; its runs and events stay. Fails with NOT_FOUND (THREAD_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -270,6 +331,31 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.DeleteCorpus,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusResponse.SerializeToString,
+            ),
+            'CreateThread': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateThread,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateThreadRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateThreadResponse.SerializeToString,
+            ),
+            'GetThread': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetThread,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetThreadRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetThreadResponse.SerializeToString,
+            ),
+            'ListThreads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListThreads,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListThreadsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListThreadsResponse.SerializeToString,
+            ),
+            'RenameThread': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameThread,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RenameThreadRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RenameThreadResponse.SerializeToString,
+            ),
+            'DeleteThread': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteThread,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -624,6 +710,141 @@ class GatewayService:
             '/carrel.api.gateway.v1.GatewayService/DeleteCorpus',
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusRequest.SerializeToString,
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateThread(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/CreateThread',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateThreadRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateThreadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetThread(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/GetThread',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetThreadRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetThreadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListThreads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/ListThreads',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListThreadsRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListThreadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameThread(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/RenameThread',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RenameThreadRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RenameThreadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteThread(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/DeleteThread',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadResponse.FromString,
             options,
             channel_credentials,
             insecure,

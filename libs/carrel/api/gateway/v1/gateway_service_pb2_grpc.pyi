@@ -69,6 +69,18 @@ class GatewayServiceStub:
     """Lists the user's corpora by name, by page."""
     DeleteCorpus: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteCorpusRequest, _gateway_service_pb2.DeleteCorpusResponse]
     """Deletes a corpus and its bytes. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
+    CreateThread: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CreateThreadRequest, _gateway_service_pb2.CreateThreadResponse]
+    """Creates a thread; start runs in it by its id. The same `request_id` again returns the same thread.
+    Fails with ABORTED (REQUEST_ID_REUSED) when it came with another title, and with RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+    """
+    GetThread: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetThreadRequest, _gateway_service_pb2.GetThreadResponse]
+    """Returns a thread. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+    ListThreads: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListThreadsRequest, _gateway_service_pb2.ListThreadsResponse]
+    """Lists the user's threads, newest first, by page."""
+    RenameThread: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.RenameThreadRequest, _gateway_service_pb2.RenameThreadResponse]
+    """Gives a thread another title. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+    DeleteThread: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteThreadRequest, _gateway_service_pb2.DeleteThreadResponse]
+    """Deletes a thread from the list; its runs and events stay. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
 
 @_typing.type_check_only
 class GatewayServiceAsyncStub(GatewayServiceStub):
@@ -111,6 +123,18 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Lists the user's corpora by name, by page."""
     DeleteCorpus: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteCorpusRequest, _gateway_service_pb2.DeleteCorpusResponse]  # type: ignore[assignment]
     """Deletes a corpus and its bytes. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
+    CreateThread: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CreateThreadRequest, _gateway_service_pb2.CreateThreadResponse]  # type: ignore[assignment]
+    """Creates a thread; start runs in it by its id. The same `request_id` again returns the same thread.
+    Fails with ABORTED (REQUEST_ID_REUSED) when it came with another title, and with RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+    """
+    GetThread: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetThreadRequest, _gateway_service_pb2.GetThreadResponse]  # type: ignore[assignment]
+    """Returns a thread. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+    ListThreads: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListThreadsRequest, _gateway_service_pb2.ListThreadsResponse]  # type: ignore[assignment]
+    """Lists the user's threads, newest first, by page."""
+    RenameThread: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.RenameThreadRequest, _gateway_service_pb2.RenameThreadResponse]  # type: ignore[assignment]
+    """Gives a thread another title. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+    DeleteThread: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteThreadRequest, _gateway_service_pb2.DeleteThreadResponse]  # type: ignore[assignment]
+    """Deletes a thread from the list; its runs and events stay. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
 
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """Everything a client does. Each call carries `authorization: Bearer <API key or JWT>` and concerns the user of that credential alone."""
@@ -228,5 +252,47 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.DeleteCorpusResponse, _abc.Awaitable[_gateway_service_pb2.DeleteCorpusResponse]]:
         """Deletes a corpus and its bytes. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def CreateThread(
+        self,
+        request: _gateway_service_pb2.CreateThreadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.CreateThreadResponse, _abc.Awaitable[_gateway_service_pb2.CreateThreadResponse]]:
+        """Creates a thread; start runs in it by its id. The same `request_id` again returns the same thread.
+        Fails with ABORTED (REQUEST_ID_REUSED) when it came with another title, and with RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+        """
+
+    @_abc_1.abstractmethod
+    def GetThread(
+        self,
+        request: _gateway_service_pb2.GetThreadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.GetThreadResponse, _abc.Awaitable[_gateway_service_pb2.GetThreadResponse]]:
+        """Returns a thread. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def ListThreads(
+        self,
+        request: _gateway_service_pb2.ListThreadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.ListThreadsResponse, _abc.Awaitable[_gateway_service_pb2.ListThreadsResponse]]:
+        """Lists the user's threads, newest first, by page."""
+
+    @_abc_1.abstractmethod
+    def RenameThread(
+        self,
+        request: _gateway_service_pb2.RenameThreadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.RenameThreadResponse, _abc.Awaitable[_gateway_service_pb2.RenameThreadResponse]]:
+        """Gives a thread another title. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def DeleteThread(
+        self,
+        request: _gateway_service_pb2.DeleteThreadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.DeleteThreadResponse, _abc.Awaitable[_gateway_service_pb2.DeleteThreadResponse]]:
+        """Deletes a thread from the list; its runs and events stay. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
