@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from carrel._calls import Caller, followed, open_channel
+from carrel.api.context.v1.thread_pb2 import Thread
 from carrel.api.events.v1.event_pb2 import Cursor, Event, EventFilter
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.gateway.v1 import gateway_service_pb2_grpc as rpc
@@ -27,7 +28,19 @@ from carrel.api.tools.v1.tool_pb2 import Corpus, Tool, ToolCall
 from carrel.errors import CarrelClientError, client_error
 from carrel.uploads import send_all
 
-__all__ = ["Agent", "CarrelClientError", "Client", "Corpus", "Cursor", "Event", "Run", "RunState", "Tool", "ToolCall"]
+__all__ = [
+    "Agent",
+    "CarrelClientError",
+    "Client",
+    "Corpus",
+    "Cursor",
+    "Event",
+    "Run",
+    "RunState",
+    "Thread",
+    "Tool",
+    "ToolCall",
+]
 
 JSON: TypeAlias = Any
 
@@ -151,6 +164,33 @@ class Client:
         async for page in self._caller.pages(self._stub.ListToolCalls, request):
             for tool_call in page.tool_calls:
                 yield tool_call
+
+    async def create_thread(self, title: str = "", request_id: str | None = None) -> Thread:
+        """A new thread: give its id to `start_run`. The same `request_id` again returns the same thread; None makes a new one."""
+        request = pb.CreateThreadRequest(
+            request_id=str(uuid.uuid4()) if request_id is None else request_id, title=title
+        )
+        return (await self._caller.repeat(self._stub.CreateThread, request)).thread
+
+    async def get_thread(self, thread_id: str) -> Thread:
+        """A thread; NotFound when it is absent or another user's."""
+        return (await self._caller.repeat(self._stub.GetThread, pb.GetThreadRequest(thread_id=thread_id))).thread
+
+    async def list_threads(self, *, page_size: int = 0) -> AsyncGenerator[Thread, None]:
+        """The user's threads, newest first; pages are fetched as they are needed."""
+        request = pb.ListThreadsRequest(page_size=page_size)
+        async for page in self._caller.pages(self._stub.ListThreads, request):
+            for thread in page.threads:
+                yield thread
+
+    async def rename_thread(self, thread_id: str, title: str) -> Thread:
+        """Gives a thread another title; its id stays."""
+        request = pb.RenameThreadRequest(thread_id=thread_id, title=title)
+        return (await self._caller.repeat(self._stub.RenameThread, request)).thread
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """Takes a thread off the list; its runs stay. NotFound when it is absent or another user's."""
+        await self._caller.once(self._stub.DeleteThread, pb.DeleteThreadRequest(thread_id=thread_id))
 
     async def upload_corpus(self, name: str, source: Path | str | bytes, media_type: str = "text/csv") -> Corpus:
         """Stores a file, given by its path or as bytes, under a name; other content under the same name is replaced.

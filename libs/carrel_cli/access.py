@@ -18,7 +18,7 @@ from carrel.client import Client
 from carrel.errors import Unavailable
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.ids import check_id
-from carrel_cli.command import default_data_dir
+from carrel_cli.data_dir import default_data_dir
 from carrel_cli.errors import CommandError
 
 

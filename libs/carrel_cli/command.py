@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from carrel_cli.data_dir import default_data_dir
 from carrel_cli.errors import refusal
 from carrel_cli.output import Output
 
@@ -44,11 +44,6 @@ class Session(Local):
     """What a command of a user works with; `client` is open while the command runs."""
 
     client: Client
-
-
-def default_data_dir() -> Path:
-    """`$CARREL_DATA_DIR`, else a folder in the home."""
-    return Path(os.environ.get("CARREL_DATA_DIR") or "~/.local/share/carrel").expanduser()
 
 
 def _option(name: str, kind: Any, default: object, *declarations: str, **settings: Any) -> inspect.Parameter:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from carrel.api.events.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
 from carrel_chassis.bus import Bus
-from carrel_chassis.db.open import user_sessions
+from carrel_chassis.db.open import cross_user_database, user_sessions
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
@@ -17,6 +17,7 @@ from carrel_events.line import open_line
 from carrel_events.log_reader import LogReader
 from carrel_events.operations import EventOperations
 from carrel_events.publisher import Publisher
+from carrel_events.retention import Retention
 from carrel_events.servicer import EventServicer
 from carrel_events.settings import EventsSettings
 from carrel_events.tripwire import Tripwire
@@ -41,12 +42,15 @@ async def serve(settings: EventsSettings, stop: asyncio.Event) -> None:
         tripwire = Tripwire()
         hub = Hub(bus, tripwire, log, writer.positions, settings)
         stack.push_async_callback(hub.close)
-        commits = GroupCommit(writer.append, Publisher(hub.publish).publish)
-        operations = EventOperations(log, commits, hub, settings, trust.clock)
+        publisher = Publisher(hub.publish)
+        commits = GroupCommit(writer.append, publisher.publish)
+        retention_url = settings.retention_database_url.get_secret_value()
+        retention = Retention(await stack.enter_async_context(cross_user_database(retention_url, 2)), settings)
+        operations = EventOperations(log, commits, retention, publisher, tripwire, hub, settings, trust.clock)
         server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
         servicer = EventServicer(operations, tripwire, settings.slow_reader_seconds)
         server.register(add_EventServiceServicer_to_server, servicer)
-        for work in (commits.run(), hub.keep_positions(), hub.wake_on(server.stopping)):
+        for work in (commits.run(), hub.keep_positions(), hub.wake_on(server.stopping), retention.run()):
             await stack.enter_async_context(in_background(work))
         await server.start()
         stack.push_async_callback(server.stop)

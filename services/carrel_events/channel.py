@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.logs import get_logger
 from carrel_events.deltas import Deltas
-from carrel_events.domain import Cursor
+from carrel_events.domain import START, Cursor
 from carrel_events.frames import Frame
 from carrel_events.log_reader import Page
 
@@ -99,6 +99,9 @@ class Channel:
         return self.position.offset - len(self._ring) + 1
 
     def _add(self, frame: Frame) -> None:
+        if self.position == START and frame.offset == 1:
+            # There was no log until now: this is its first event.
+            self._restart(Cursor(frame.epoch, 0))
         end = self.position
         if end is not None and frame.epoch == end.epoch and frame.offset <= end.offset:
             return

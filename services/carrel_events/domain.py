@@ -151,3 +151,13 @@ def stale_attempt(run_id: str, attempt: int) -> CarrelError:
         f"A later attempt of the run has written than attempt {attempt}; stop.",
         metadata={"run_id": run_id, "attempt": str(attempt)},
     )
+
+
+def run_not_found(run_id: str) -> CarrelError:
+    """The answer about a run without an event in the log of who asks, whoever else may have it."""
+    return CarrelError(
+        Kind.NOT_FOUND,
+        "RUN_NOT_FOUND",
+        "The log has no event of this run.",
+        metadata={"run_id": run_id},
+    )

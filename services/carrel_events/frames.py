@@ -49,6 +49,11 @@ class Frame:
         """Its place in the log."""
         return Cursor(self.epoch, self.offset)
 
+    def event(self) -> pb.Event:
+        """The event itself, parsed anew."""
+        # An entry of `events` alone is a whole message with one event.
+        return event_service_pb2.SubscribeResponse.FromString(self.entry).events[0]
+
 
 def placed(body: bytes, place: Cursor) -> bytes:
     """The event with its place in the log. A body has no cursor, and the fields of a message may come in any order."""
@@ -90,8 +95,7 @@ def merged(deltas: Sequence[tuple[int, Frame]]) -> list[tuple[int, Frame]]:
     """Deltas with those of one message made one, at the place of the first; each comes with the offset after which it came."""
     whole: dict[tuple[str, str], tuple[int, pb.Event]] = {}
     for after_offset, delta in deltas:
-        # An entry of `events` alone is a whole message with one event.
-        event = event_service_pb2.SubscribeResponse.FromString(delta.entry).events[0]
+        event = delta.event()
         key = (delta.run_id, event.partial_result.message_id)
         if key in whole:
             whole[key][1].partial_result.delta += event.partial_result.delta

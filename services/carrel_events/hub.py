@@ -30,10 +30,10 @@ Positions = Callable[[Sequence[Owner]], Awaitable[Mapping[Owner, Cursor]]]
 """Where the logs of some users stand, in one look."""
 
 
-def subject_of(user: UserContext) -> str:
+def subject_of(owner: Owner) -> str:
     """The subject of a user's copies: a digest, because ids may hold what a subject may not."""
-    owner = f"{user.tenant_id}\0{user.user_id}".encode()
-    return f"carrel.events.{hashlib.sha256(owner).hexdigest()[:32]}"
+    digest = hashlib.sha256("\0".join(owner).encode()).hexdigest()
+    return f"carrel.events.{digest[:32]}"
 
 
 class _Topic:
@@ -64,12 +64,12 @@ class Hub:
         self._topics: dict[Owner, _Topic] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
-    async def publish(self, user: UserContext, message: bytes) -> None:
+    async def publish(self, owner: Owner, message: bytes) -> None:
         """Hands copies of what the log has, a serialized SubscribeResponse, to the streams here and to all other processes."""
-        topic = self._topics.get(user.owner)
+        topic = self._topics.get(owner)
         if topic is not None:
             self._deliver(topic, message)
-        await self._bus.publish(subject_of(user), message)
+        await self._bus.publish(subject_of(owner), message)
 
     @asynccontextmanager
     async def subscribe(self, user: UserContext, merges: bool) -> AsyncIterator[tuple[Channel, Tap]]:
@@ -95,7 +95,7 @@ class Hub:
             self._deliver(topic, payload)
 
         topic = _Topic(user, Channel(read), _now())
-        topic.subscribing = asyncio.create_task(self._bus.subscribe(subject_of(user), on_message))
+        topic.subscribing = asyncio.create_task(self._bus.subscribe(subject_of(user.owner), on_message))
         self._topics[user.owner] = topic
         return topic
 

@@ -7,28 +7,44 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from carrel.api.events.v1 import event_pb2
+from carrel.api.events.v1 import event_service_pb2 as pb
 from carrel_chassis.identity import UserContext
-from carrel_events.domain import Append, Appended, Cursor, Filter, stale_attempt
+from carrel_events.domain import START, Append, Appended, Cursor, Filter, run_not_found, stale_attempt
 from carrel_events.group_commit import GroupCommit
 from carrel_events.hub import Hub
 from carrel_events.log_reader import LogReader, Page
 from carrel_events.open_streams import OpenStreams
+from carrel_events.publisher import Publisher
 from carrel_events.records import admit, to_new_event
+from carrel_events.retention import Retention
+from carrel_events.run_state import RunFold
 from carrel_events.settings import EventsSettings
 from carrel_events.stream import EventStream, Feed
+from carrel_events.tripwire import Tripwire
 
 _LIST_PAGE_BYTES = 3 * 1024 * 1024
 """A page goes out as one message: it must stay below the greatest one."""
 
 
 class EventOperations:
-    """Append, list, subscribe."""
+    """Append, list, fold, erase, subscribe."""
 
     def __init__(
-        self, log: LogReader, commits: GroupCommit, hub: Hub, settings: EventsSettings, clock: Callable[[], float]
+        self,
+        log: LogReader,
+        commits: GroupCommit,
+        retention: Retention,
+        publisher: Publisher,
+        tripwire: Tripwire,
+        hub: Hub,
+        settings: EventsSettings,
+        clock: Callable[[], float],
     ) -> None:
         self._log = log
         self._commits = commits
+        self._retention = retention
+        self._publisher = publisher
+        self._tripwire = tripwire
         self._hub = hub
         self._settings = settings
         self._clock = clock
@@ -45,6 +61,24 @@ class EventOperations:
     async def list(self, user: UserContext, call_id: str, after: Cursor, wanted: Filter, page_size: int) -> Page:
         """One page of the user's log. Raises HISTORY_TRUNCATED and CURSOR_INVALID."""
         return await self._log.read(user, after, wanted, call_id, page_size, _LIST_PAGE_BYTES)
+
+    async def run_state(self, user: UserContext, call_id: str, run_id: str) -> tuple[pb.RunState, Cursor]:
+        """What is known of a run, and where to go on. Raises RUN_NOT_FOUND."""
+        fold, position, more = RunFold(), START, True
+        while more:
+            page = await self._log.read(user, position, Filter(run_id=run_id), call_id)
+            fold.add(frame.event() for frame in self._tripwire.own_events(user, page.frames))
+            position, more = page.position, page.more
+        if fold.empty:
+            raise run_not_found(run_id)
+        return fold.state(), position
+
+    async def erase(self, tenant_id: str, user_id: str) -> int:
+        """Removes a user's events and ends their streams; returns how many events there were."""
+        erased, begin = await self._retention.erase(tenant_id, user_id)
+        if begin is not None:
+            await self._publisher.begun_anew((tenant_id, user_id), begin)
+        return erased
 
     async def subscribe(
         self,

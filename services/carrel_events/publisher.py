@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-from carrel_chassis.identity import UserContext
 from carrel_events.domain import Append, Appended, Cursor
 from carrel_events.frames import copies, placed
 
 _COPIES_BYTES = 512 * 1024
 """NATS servers take 1 MiB in a message unless they are told otherwise."""
 
-Send = Callable[[UserContext, bytes], Awaitable[None]]
+Owner = tuple[str, str]
+Send = Callable[[Owner, bytes], Awaitable[None]]
 
 
 class Publisher:
@@ -22,14 +22,17 @@ class Publisher:
 
     async def publish(self, written: Sequence[tuple[Append, Appended]]) -> None:
         """Sends what is new, and what is only passed on, to the users of these appends."""
-        users: dict[tuple[str, str], tuple[UserContext, Cursor, list[bytes]]] = {}
+        users: dict[Owner, tuple[Cursor, list[bytes]]] = {}
         for append, appended in written:
             if not appended.stale:
-                of_user = users.setdefault(append.user.owner, (append.user, appended.last, []))
-                of_user[2].extend(_events(append, appended))
-        for user, last, events in users.values():
+                users.setdefault(append.user.owner, (appended.last, []))[1].extend(_events(append, appended))
+        for owner, (last, events) in users.items():
             for batch in _in_batches(events):
-                await self._send(user, copies(batch, last))
+                await self._send(owner, copies(batch, last))
+
+    async def begun_anew(self, owner: Owner, position: Cursor) -> None:
+        """Says that the log of this user has another epoch now."""
+        await self._send(owner, copies((), position))
 
 
 def _events(append: Append, appended: Appended) -> Iterator[bytes]:

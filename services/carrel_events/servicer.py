@@ -42,6 +42,15 @@ class EventServicer(rpc.EventServiceServicer):
         page = await self._operations.list(user, call.call_id, after, wanted, size)
         return message(self._tripwire.own_events(user, page.frames), page.position, more=page.more)
 
+    async def GetRunState(self, request: pb.GetRunStateRequest, context: Any) -> pb.GetRunStateResponse:
+        user, call = caller(), current_call()
+        state, position = await self._operations.run_state(user, call.call_id, check_id(request.run_id, "run_id"))
+        return pb.GetRunStateResponse(run=state, position=to_cursor(position))
+
+    async def EraseUser(self, request: pb.EraseUserRequest, context: Any) -> pb.EraseUserResponse:
+        tenant_id, user_id = check_id(request.tenant_id, "tenant_id"), check_id(request.user_id, "user_id")
+        return pb.EraseUserResponse(erased_events=await self._operations.erase(tenant_id, user_id))
+
     async def Subscribe(self, request: pb.SubscribeRequest, context: Any) -> AsyncIterator[pb.SubscribeResponse]:
         user, call = caller(), current_call()
         after, wanted = _cursor(request), _filter(request.filter)

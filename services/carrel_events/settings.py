@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from carrel_chassis.settings import DatabaseSettings
 
@@ -12,6 +12,14 @@ class EventsSettings(DatabaseSettings):
 
     writer_database_url: SecretStr
     """`postgresql+asyncpg://...` as the role that appends for all users and reads no event."""
+    retention_database_url: SecretStr
+    """The same as the role that removes what need not be kept."""
+    keep_hours: float = Field(default=24.0, gt=0)
+    """How long an event is kept at least."""
+    keep_events: int = Field(default=1000, ge=0)
+    """How many of a user's last events are kept at least, however old they are."""
+    retention_interval_seconds: float = Field(default=60.0, gt=0)
+    """How often retention looks for what is old enough."""
     open_streams_per_user: int = 50
     """How many streams a user may have open at a time in this process, unless the user's context says otherwise."""
     idle_check_seconds: float = 5.0

@@ -72,6 +72,9 @@ class Reader:
     async def list(self, **fields: Any) -> pb.ListEventsResponse:
         return await self._stub.ListEvents(pb.ListEventsRequest(**fields), metadata=self._metadata, timeout=10)
 
+    async def run_state(self, run_id: str) -> pb.GetRunStateResponse:
+        return await self._stub.GetRunState(pb.GetRunStateRequest(run_id=run_id), metadata=self._metadata, timeout=10)
+
     @asynccontextmanager
     async def stream(self, **fields: Any) -> AsyncIterator[Stream]:
         call = self._stub.Subscribe(pb.SubscribeRequest(**fields), metadata=self._metadata, timeout=60)

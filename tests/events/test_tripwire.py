@@ -18,7 +18,7 @@ async def forge(system: System, user: UserContext, *payloads: bytes) -> None:
     """Publishes on the user's subject what none of our services would."""
     connection = await nats.connect(system.stack.nats_url)
     for payload in payloads:
-        await connection.publish(subject_of(user), payload)
+        await connection.publish(subject_of(user.owner), payload)
     await connection.flush()
     await connection.close()
 

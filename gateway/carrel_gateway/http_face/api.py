@@ -115,6 +115,39 @@ class Api:
         wanted = pb.ListToolCallsRequest(**reading.query(request, reading.ToolCallsQuery).model_dump())
         return ApiResponse(to_json(await self._forward(request, "ListToolCalls", wanted, pb.ListToolCallsResponse)))
 
+    async def create_thread(self, request: Request) -> Response:
+        """POST /v1/threads: 201 with the thread; the same `request_id` or Idempotency-Key again gives the same thread."""
+        body = await reading.json_body(request, reading.CreateThreadBody, self._call_seconds, optional=True)
+        wanted = pb.CreateThreadRequest(request_id=_request_id(request, body.request_id), title=body.title)
+        answer = await self._forward(request, "CreateThread", wanted, pb.CreateThreadResponse)
+        return ApiResponse(to_json(answer.thread), 201)
+
+    async def get_thread(self, request: Request) -> Response:
+        """GET /v1/threads/{thread_id}."""
+        reading.query(request, reading.NoQuery)
+        wanted = pb.GetThreadRequest(thread_id=request.path_params["thread_id"])
+        answer = await self._forward(request, "GetThread", wanted, pb.GetThreadResponse)
+        return ApiResponse(to_json(answer.thread))
+
+    async def list_threads(self, request: Request) -> Response:
+        """GET /v1/threads, newest first, by page."""
+        wanted = pb.ListThreadsRequest(**reading.query(request, reading.PageQuery).model_dump())
+        return ApiResponse(to_json(await self._forward(request, "ListThreads", wanted, pb.ListThreadsResponse)))
+
+    async def rename_thread(self, request: Request) -> Response:
+        """PATCH /v1/threads/{thread_id}; the body is {"title"}."""
+        body = await reading.json_body(request, reading.RenameThreadBody, self._call_seconds)
+        wanted = pb.RenameThreadRequest(thread_id=request.path_params["thread_id"], title=body.title)
+        answer = await self._forward(request, "RenameThread", wanted, pb.RenameThreadResponse)
+        return ApiResponse(to_json(answer.thread))
+
+    async def delete_thread(self, request: Request) -> Response:
+        """DELETE /v1/threads/{thread_id}."""
+        reading.query(request, reading.NoQuery)
+        wanted = pb.DeleteThreadRequest(thread_id=request.path_params["thread_id"])
+        await self._forward(request, "DeleteThread", wanted, pb.DeleteThreadResponse)
+        return Response(status_code=204)
+
     async def list_corpora(self, request: Request) -> Response:
         """GET /v1/corpora, by name, by page."""
         wanted = pb.ListCorporaRequest(**reading.query(request, reading.PageQuery).model_dump())

@@ -43,6 +43,19 @@ class CancelRunBody(_Strict):
     reason: str = ""
 
 
+class CreateThreadBody(_Strict):
+    """The body of POST /v1/threads."""
+
+    title: str = ""
+    request_id: str = ""
+
+
+class RenameThreadBody(_Strict):
+    """The body of PATCH /v1/threads/{thread_id}."""
+
+    title: str
+
+
 class NoQuery(_Strict):
     """No parameters."""
 

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from carrel.api.events.v1 import event_pb2 as carrel_dot_api_dot_events_dot_v1_dot_event__pb2
 from carrel.api.policy.v1 import policy_pb2 as carrel_dot_api_dot_policy_dot_v1_dot_policy__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(carrel/api/events/v1/event_service.proto\x12\x14\x63\x61rrel.api.events.v1\x1a carrel/api/events/v1/event.proto\x1a!carrel/api/policy/v1/policy.proto\"B\n\x13\x41ppendEventsRequest\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\"T\n\x14\x41ppendEventsResponse\x12*\n\x04last\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x10\n\x08\x61ppended\x18\x02 \x01(\r\"\x86\x01\n\x11ListEventsRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x11\n\tpage_size\x18\x03 \x01(\r\"\x7f\n\x12ListEventsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\xa9\x01\n\x10SubscribeRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x35\n\x0bslow_reader\x18\x03 \x01(\x0e\x32 .carrel.api.events.v1.SlowReader\"p\n\x11SubscribeResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor2\xff\x02\n\x0c\x45ventService\x12\x80\x01\n\x0c\x41ppendEvents\x12).carrel.api.events.v1.AppendEventsRequest\x1a*.carrel.api.events.v1.AppendEventsResponse\"\x19\x8a\xc0\x18\x15\x08\x03\x1a\x0f\x61gent-execution(\x01\x12t\n\nListEvents\x12\'.carrel.api.events.v1.ListEventsRequest\x1a(.carrel.api.events.v1.ListEventsResponse\"\x13\x8a\xc0\x18\x0f\x08\x01\x12\x0b\x65vents.read\x12v\n\tSubscribe\x12&.carrel.api.events.v1.SubscribeRequest\x1a\'.carrel.api.events.v1.SubscribeResponse\"\x16\x8a\xc0\x18\x12\x08\x01\x12\x0b\x65vents.read \x90\x1c\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(carrel/api/events/v1/event_service.proto\x12\x14\x63\x61rrel.api.events.v1\x1a carrel/api/events/v1/event.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\x13\x41ppendEventsRequest\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\"T\n\x14\x41ppendEventsResponse\x12*\n\x04last\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x10\n\x08\x61ppended\x18\x02 \x01(\r\"\x86\x01\n\x11ListEventsRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x11\n\tpage_size\x18\x03 \x01(\r\"\x7f\n\x12ListEventsResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x0c\n\x04more\x18\x03 \x01(\x08\"\xa9\x01\n\x10SubscribeRequest\x12+\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\x12\x31\n\x06\x66ilter\x18\x02 \x01(\x0b\x32!.carrel.api.events.v1.EventFilter\x12\x35\n\x0bslow_reader\x18\x03 \x01(\x0e\x32 .carrel.api.events.v1.SlowReader\"p\n\x11SubscribeResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.carrel.api.events.v1.Event\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"$\n\x12GetRunStateRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"r\n\x13GetRunStateResponse\x12+\n\x03run\x18\x01 \x01(\x0b\x32\x1e.carrel.api.events.v1.RunState\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.carrel.api.events.v1.Cursor\"\xd8\x04\n\x08RunState\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tthread_id\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12-\n\x05phase\x18\x05 \x01(\x0e\x32\x1e.carrel.api.events.v1.RunPhase\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x65vents\x18\x08 \x01(\x04\x12\x16\n\x0e\x61gents_at_work\x18\t \x03(\t\x12:\n\rtools_at_work\x18\n \x03(\x0b\x32#.carrel.api.events.v1.ToolExecuting\x12?\n\x0eopen_approvals\x18\x0b \x03(\x0b\x32\'.carrel.api.events.v1.ApprovalRequested\x12\x35\n\x08thinking\x18\x0c \x01(\x0b\x32#.carrel.api.events.v1.AgentThinking\x12\x36\n\x08progress\x18\r \x01(\x0b\x32$.carrel.api.events.v1.ProgressUpdate\x12\x32\n\x05texts\x18\x0e \x03(\x0b\x32#.carrel.api.events.v1.PartialResult\x12\x30\n\x0b\x66inal_event\x18\x0f \x01(\x0b\x32\x1b.carrel.api.events.v1.Event\"6\n\x10\x45raseUserRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"*\n\x11\x45raseUserResponse\x12\x15\n\rerased_events\x18\x01 \x01(\x04*\xc5\x01\n\x08RunPhase\x12\x19\n\x15RUN_PHASE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_PHASE_QUEUED\x10\x01\x12\x15\n\x11RUN_PHASE_RUNNING\x10\x02\x12\x15\n\x11RUN_PHASE_WAITING\x10\x03\x12\x17\n\x13RUN_PHASE_COMPLETED\x10\x04\x12\x14\n\x10RUN_PHASE_FAILED\x10\x05\x12\x12\n\x0eRUN_PHASE_DIED\x10\x06\x12\x17\n\x13RUN_PHASE_CANCELLED\x10\x07\x32\xeb\x04\n\x0c\x45ventService\x12\x80\x01\n\x0c\x41ppendEvents\x12).carrel.api.events.v1.AppendEventsRequest\x1a*.carrel.api.events.v1.AppendEventsResponse\"\x19\x8a\xc0\x18\x15\x08\x03\x1a\x0f\x61gent-execution(\x01\x12t\n\nListEvents\x12\'.carrel.api.events.v1.ListEventsRequest\x1a(.carrel.api.events.v1.ListEventsResponse\"\x13\x8a\xc0\x18\x0f\x08\x01\x12\x0b\x65vents.read\x12v\n\tSubscribe\x12&.carrel.api.events.v1.SubscribeRequest\x1a\'.carrel.api.events.v1.SubscribeResponse\"\x16\x8a\xc0\x18\x12\x08\x01\x12\x0b\x65vents.read \x90\x1c\x30\x01\x12w\n\x0bGetRunState\x12(.carrel.api.events.v1.GetRunStateRequest\x1a).carrel.api.events.v1.GetRunStateResponse\"\x13\x8a\xc0\x18\x0f\x08\x01\x12\x0b\x65vents.read\x12q\n\tEraseUser\x12&.carrel.api.events.v1.EraseUserRequest\x1a\'.carrel.api.events.v1.EraseUserResponse\"\x13\x8a\xc0\x18\x0f\x08\x02\x1a\x08operator \xac\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,18 +40,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\212\300\030\017\010\001\022\013events.read'
   _globals['_EVENTSERVICE'].methods_by_name['Subscribe']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['Subscribe']._serialized_options = b'\212\300\030\022\010\001\022\013events.read \220\034'
-  _globals['_APPENDEVENTSREQUEST']._serialized_start=135
-  _globals['_APPENDEVENTSREQUEST']._serialized_end=201
-  _globals['_APPENDEVENTSRESPONSE']._serialized_start=203
-  _globals['_APPENDEVENTSRESPONSE']._serialized_end=287
-  _globals['_LISTEVENTSREQUEST']._serialized_start=290
-  _globals['_LISTEVENTSREQUEST']._serialized_end=424
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=426
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=553
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=556
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=725
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=727
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=839
-  _globals['_EVENTSERVICE']._serialized_start=842
-  _globals['_EVENTSERVICE']._serialized_end=1225
+  _globals['_EVENTSERVICE'].methods_by_name['GetRunState']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['GetRunState']._serialized_options = b'\212\300\030\017\010\001\022\013events.read'
+  _globals['_EVENTSERVICE'].methods_by_name['EraseUser']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['EraseUser']._serialized_options = b'\212\300\030\017\010\002\032\010operator \254\002'
+  _globals['_RUNPHASE']._serialized_start=1732
+  _globals['_RUNPHASE']._serialized_end=1929
+  _globals['_APPENDEVENTSREQUEST']._serialized_start=168
+  _globals['_APPENDEVENTSREQUEST']._serialized_end=234
+  _globals['_APPENDEVENTSRESPONSE']._serialized_start=236
+  _globals['_APPENDEVENTSRESPONSE']._serialized_end=320
+  _globals['_LISTEVENTSREQUEST']._serialized_start=323
+  _globals['_LISTEVENTSREQUEST']._serialized_end=457
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=459
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=586
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=589
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=758
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=760
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=872
+  _globals['_GETRUNSTATEREQUEST']._serialized_start=874
+  _globals['_GETRUNSTATEREQUEST']._serialized_end=910
+  _globals['_GETRUNSTATERESPONSE']._serialized_start=912
+  _globals['_GETRUNSTATERESPONSE']._serialized_end=1026
+  _globals['_RUNSTATE']._serialized_start=1029
+  _globals['_RUNSTATE']._serialized_end=1629
+  _globals['_ERASEUSERREQUEST']._serialized_start=1631
+  _globals['_ERASEUSERREQUEST']._serialized_end=1685
+  _globals['_ERASEUSERRESPONSE']._serialized_start=1687
+  _globals['_ERASEUSERRESPONSE']._serialized_end=1729
+  _globals['_EVENTSERVICE']._serialized_start=1932
+  _globals['_EVENTSERVICE']._serialized_end=2551
 # @@protoc_insertion_point(module_scope)

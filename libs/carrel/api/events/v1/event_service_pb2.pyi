@@ -7,7 +7,9 @@ from carrel.api.events.v1 import event_pb2 as _event_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +20,36 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RunPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_PHASE_UNSPECIFIED: _RunPhase.ValueType  # 0
+    RUN_PHASE_QUEUED: _RunPhase.ValueType  # 1
+    RUN_PHASE_RUNNING: _RunPhase.ValueType  # 2
+    RUN_PHASE_WAITING: _RunPhase.ValueType  # 3
+    """For a person's decision."""
+    RUN_PHASE_COMPLETED: _RunPhase.ValueType  # 4
+    RUN_PHASE_FAILED: _RunPhase.ValueType  # 5
+    RUN_PHASE_DIED: _RunPhase.ValueType  # 6
+    RUN_PHASE_CANCELLED: _RunPhase.ValueType  # 7
+
+class RunPhase(_RunPhase, metaclass=_RunPhaseEnumTypeWrapper):
+    """Where a run stands."""
+
+RUN_PHASE_UNSPECIFIED: RunPhase.ValueType  # 0
+RUN_PHASE_QUEUED: RunPhase.ValueType  # 1
+RUN_PHASE_RUNNING: RunPhase.ValueType  # 2
+RUN_PHASE_WAITING: RunPhase.ValueType  # 3
+"""For a person's decision."""
+RUN_PHASE_COMPLETED: RunPhase.ValueType  # 4
+RUN_PHASE_FAILED: RunPhase.ValueType  # 5
+RUN_PHASE_DIED: RunPhase.ValueType  # 6
+RUN_PHASE_CANCELLED: RunPhase.ValueType  # 7
+Global___RunPhase: _TypeAlias = RunPhase  # noqa: Y015
 
 @_typing.final
 class AppendEventsRequest(_message.Message):
@@ -190,3 +222,186 @@ class SubscribeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubscribeResponse: _TypeAlias = SubscribeResponse  # noqa: Y015
+
+@_typing.final
+class GetRunStateRequest(_message.Message):
+    """Names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunStateRequest: _TypeAlias = GetRunStateRequest  # noqa: Y015
+
+@_typing.final
+class GetRunStateResponse(_message.Message):
+    """A run as far as its events tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___RunState: ...
+    @_builtins.property
+    def position(self) -> _event_pb2.Cursor:
+        """Subscribe after this: what is told here is not told again, and nothing is left out."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___RunState | None = ...,
+        position: _event_pb2.Cursor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunStateResponse: _TypeAlias = GetRunStateResponse  # noqa: Y015
+
+@_typing.final
+class RunState(_message.Message):
+    """What a run's events come to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    THREAD_ID_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    AGENTS_AT_WORK_FIELD_NUMBER: _builtins.int
+    TOOLS_AT_WORK_FIELD_NUMBER: _builtins.int
+    OPEN_APPROVALS_FIELD_NUMBER: _builtins.int
+    THINKING_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    FINAL_EVENT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    thread_id: _builtins.str
+    agent: _builtins.str
+    """The agent of the run."""
+    attempt: _builtins.int
+    """The latest that has written."""
+    phase: Global___RunPhase.ValueType
+    events: _builtins.int
+    """How many events are kept."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Of the first event that is kept, and of the last."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def agents_at_work(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The agents at work, the agent of the run first."""
+
+    @_builtins.property
+    def tools_at_work(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.ToolExecuting]:
+        """Called and not yet answered."""
+
+    @_builtins.property
+    def open_approvals(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.ApprovalRequested]:
+        """Asked and not yet decided."""
+
+    @_builtins.property
+    def thinking(self) -> _event_pb2.AgentThinking:
+        """The latest of each."""
+
+    @_builtins.property
+    def progress(self) -> _event_pb2.ProgressUpdate: ...
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.PartialResult]:
+        """The whole texts, the newest last; at most 50 and 1 MiB."""
+
+    @_builtins.property
+    def final_event(self) -> _event_pb2.Event:
+        """The final event, once there is one."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        thread_id: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        phase: Global___RunPhase.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        events: _builtins.int = ...,
+        agents_at_work: _abc.Iterable[_builtins.str] | None = ...,
+        tools_at_work: _abc.Iterable[_event_pb2.ToolExecuting] | None = ...,
+        open_approvals: _abc.Iterable[_event_pb2.ApprovalRequested] | None = ...,
+        thinking: _event_pb2.AgentThinking | None = ...,
+        progress: _event_pb2.ProgressUpdate | None = ...,
+        texts: _abc.Iterable[_event_pb2.PartialResult] | None = ...,
+        final_event: _event_pb2.Event | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "final_event", b"final_event", "progress", b"progress", "thinking", b"thinking", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agents_at_work", b"agents_at_work", "attempt", b"attempt", "create_time", b"create_time", "events", b"events", "final_event", b"final_event", "open_approvals", b"open_approvals", "phase", b"phase", "progress", b"progress", "run_id", b"run_id", "texts", b"texts", "thinking", b"thinking", "thread_id", b"thread_id", "tools_at_work", b"tools_at_work", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunState: _TypeAlias = RunState  # noqa: Y015
+
+@_typing.final
+class EraseUserRequest(_message.Message):
+    """Names a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    user_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserRequest: _TypeAlias = EraseUserRequest  # noqa: Y015
+
+@_typing.final
+class EraseUserResponse(_message.Message):
+    """Erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASED_EVENTS_FIELD_NUMBER: _builtins.int
+    erased_events: _builtins.int
+    def __init__(
+        self,
+        *,
+        erased_events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erased_events", b"erased_events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseUserResponse: _TypeAlias = EraseUserResponse  # noqa: Y015

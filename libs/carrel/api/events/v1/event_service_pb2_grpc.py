@@ -50,6 +50,16 @@ class EventServiceStub:
                 request_serializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.SubscribeRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.SubscribeResponse.FromString,
                 _registered_method=True)
+        self.GetRunState = channel.unary_unary(
+                '/carrel.api.events.v1.EventService/GetRunState',
+                request_serializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.GetRunStateRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.GetRunStateResponse.FromString,
+                _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/carrel.api.events.v1.EventService/EraseUser',
+                request_serializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.EraseUserResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer:
@@ -85,6 +95,22 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRunState(self, request, context):
+        """Returns what is known of a run now, for a reader that comes late, with the position to subscribe after.
+        Fails with NOT_FOUND (RUN_NOT_FOUND) when the log has no event of the run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseUser(self, request, context):
+        """Removes all events of a user and begins their log anew, with another epoch: every open stream and every cursor of theirs
+        ends with HISTORY_TRUNCATED. Safe to repeat. What is appended afterwards is kept: stop the user's runs first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -102,6 +128,16 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.SubscribeRequest.FromString,
                     response_serializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.SubscribeResponse.SerializeToString,
+            ),
+            'GetRunState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunState,
+                    request_deserializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.GetRunStateRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.GetRunStateResponse.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.EraseUserRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.EraseUserResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -186,6 +222,60 @@ class EventService:
             '/carrel.api.events.v1.EventService/Subscribe',
             carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.SubscribeRequest.SerializeToString,
             carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.SubscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.events.v1.EventService/GetRunState',
+            carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.GetRunStateRequest.SerializeToString,
+            carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.GetRunStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.events.v1.EventService/EraseUser',
+            carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.EraseUserRequest.SerializeToString,
+            carrel_dot_api_dot_events_dot_v1_dot_event__service__pb2.EraseUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,14 @@ class EventServiceStub:
     What ends a stream carries its last position in the metadata of the error, as `epoch` and `offset`.
     Deltas (see PartialResult) come with no cursor, to those who read at that moment alone.
     """
+    GetRunState: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetRunStateRequest, _event_service_pb2.GetRunStateResponse]
+    """Returns what is known of a run now, for a reader that comes late, with the position to subscribe after.
+    Fails with NOT_FOUND (RUN_NOT_FOUND) when the log has no event of the run.
+    """
+    EraseUser: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.EraseUserRequest, _event_service_pb2.EraseUserResponse]
+    """Removes all events of a user and begins their log anew, with another epoch: every open stream and every cursor of theirs
+    ends with HISTORY_TRUNCATED. Safe to repeat. What is appended afterwards is kept: stop the user's runs first.
+    """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -72,6 +80,14 @@ class EventServiceAsyncStub(EventServiceStub):
     and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly and did not ask to be waited for.
     What ends a stream carries its last position in the metadata of the error, as `epoch` and `offset`.
     Deltas (see PartialResult) come with no cursor, to those who read at that moment alone.
+    """
+    GetRunState: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetRunStateRequest, _event_service_pb2.GetRunStateResponse]  # type: ignore[assignment]
+    """Returns what is known of a run now, for a reader that comes late, with the position to subscribe after.
+    Fails with NOT_FOUND (RUN_NOT_FOUND) when the log has no event of the run.
+    """
+    EraseUser: _aio.UnaryUnaryMultiCallable[_event_service_pb2.EraseUserRequest, _event_service_pb2.EraseUserResponse]  # type: ignore[assignment]
+    """Removes all events of a user and begins their log anew, with another epoch: every open stream and every cursor of theirs
+    ends with HISTORY_TRUNCATED. Safe to repeat. What is appended afterwards is kept: stop the user's runs first.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -110,6 +126,26 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         and with RESOURCE_EXHAUSTED (SLOW_READER) when the caller reads too slowly and did not ask to be waited for.
         What ends a stream carries its last position in the metadata of the error, as `epoch` and `offset`.
         Deltas (see PartialResult) come with no cursor, to those who read at that moment alone.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunState(
+        self,
+        request: _event_service_pb2.GetRunStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.GetRunStateResponse, _abc.Awaitable[_event_service_pb2.GetRunStateResponse]]:
+        """Returns what is known of a run now, for a reader that comes late, with the position to subscribe after.
+        Fails with NOT_FOUND (RUN_NOT_FOUND) when the log has no event of the run.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _event_service_pb2.EraseUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.EraseUserResponse, _abc.Awaitable[_event_service_pb2.EraseUserResponse]]:
+        """Removes all events of a user and begins their log anew, with another epoch: every open stream and every cursor of theirs
+        ends with HISTORY_TRUNCATED. Safe to repeat. What is appended afterwards is kept: stop the user's runs first.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
