@@ -42,8 +42,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         operations = Operations(backends, trust.clock)
 
         server = RpcServer(settings, CredentialAuthenticator(contexts))
-        add_gateway(operations, server)
-        api = Api(operations, settings.default_deadline_seconds, settings.stream_max_age_seconds)
+        add_gateway(operations, contexts, server)
+        api = Api(operations, contexts, settings.default_deadline_seconds, settings.stream_max_age_seconds)
         app = http_app(api, Health(backends, peers.values()), contexts)
         http = HttpServer(app, settings.http_listen, settings.drain_seconds, on_end=stop.set)
         http.start()

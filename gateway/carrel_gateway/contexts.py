@@ -73,6 +73,14 @@ class Contexts:
         # Shielded: the first of the callers may leave, the others still want the answer.
         return await asyncio.shield(task)
 
+    async def instead_of(self, refused: bytes, authorization: str | bytes | None) -> Asker:
+        """Who sends this header, by another signed context than the one that a service has refused."""
+        digest = hashlib.sha256(bearer_token(authorization).encode()).digest()
+        _, asker = self._kept.get(digest, (0.0, None))
+        if asker is not None and asker.signed_context == refused:
+            del self._kept[digest]
+        return await self.of(authorization)
+
     def _forget(self, revocation: Revocation) -> None:
         """The user's rights have changed: the context service is asked anew, and it knows."""
         owner = revocation.owner

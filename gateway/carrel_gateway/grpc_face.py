@@ -15,6 +15,7 @@ from carrel_chassis.rpc.server import RpcServer
 from carrel_gateway.backends import UNARY
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.operations import Operations
+from carrel_gateway.reissue import Reissue
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"].full_name
 
@@ -35,19 +36,19 @@ class CredentialAuthenticator:
         call.signed_context = asker.signed_context
 
 
-def add_gateway(operations: Operations, server: RpcServer) -> None:
+def add_gateway(operations: Operations, contexts: Contexts, server: RpcServer) -> None:
     """Registers GatewayService; each method goes through the server's layers like any other."""
     handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(_forwarding(operations, name)) for name in UNARY
+        name: grpc.unary_unary_rpc_method_handler(_forwarding(operations, contexts, name)) for name in UNARY
     }
 
     def subscribe(request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
-        call = current_call()
-        return operations.subscribe(request, call.signed_context, call.remaining_seconds())
+        seconds = current_call().remaining_seconds()
+        return _reissue(contexts).stream(lambda signed: operations.subscribe(request, signed, seconds))
 
     def watch_run(request: pb.WatchRunRequest, context: Any) -> AsyncGenerator[bytes, None]:
-        call = current_call()
-        return operations.watch_run(request, call.signed_context, call.remaining_seconds())
+        seconds = current_call().remaining_seconds()
+        return _reissue(contexts).stream(lambda signed: operations.watch_run(request, signed, seconds))
 
     async def upload_corpus(parts: AsyncIterator[bytes], context: Any) -> bytes:
         call = current_call()
@@ -59,9 +60,14 @@ def add_gateway(operations: Operations, server: RpcServer) -> None:
     server.add_registered_method_handlers(SERVICE, handlers)
 
 
-def _forwarding(operations: Operations, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _reissue(contexts: Contexts) -> Reissue:
+    call = current_call()
+    return Reissue(contexts, call.metadata.get("authorization"), call.signed_context)
+
+
+def _forwarding(operations: Operations, contexts: Contexts, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def forward(request: bytes, context: Any) -> bytes:
-        call = current_call()
-        return await operations.forward(method, request, call.signed_context, call.remaining_seconds())
+        seconds = current_call().remaining_seconds()
+        return await _reissue(contexts).call(lambda signed: operations.forward(method, request, signed, seconds))
 
     return forward

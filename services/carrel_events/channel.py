@@ -54,14 +54,18 @@ class Channel:
     def covers(self, after: Cursor) -> bool:
         """Whether a reader can go on after this cursor without the log."""
         end = self.position
-        return end is not None and after.epoch == end.epoch and self._first() - 1 <= after.offset <= end.offset
+        return end is not None and after.offset <= end.offset and self._reaches(after, end)
 
     def after(self, position: Cursor, count: int) -> Sequence[Frame] | None:
         """The next events after a position; None when the ring does not reach back to it, or knows another log."""
-        if self.position is None or position.epoch != self.position.epoch or position.offset < self._first() - 1:
+        if self.position is None or not self._reaches(position, self.position):
             return None
         begin = position.offset - self._first() + 1
         return self._ring[begin : begin + count]
+
+    def _reaches(self, position: Cursor, end: Cursor) -> bool:
+        # Before the first event all logs are one: the start is a place in this one if the ring has its first event.
+        return position.offset >= self._first() - 1 and (position.epoch == end.epoch or position == START)
 
     def deliver(self, frames: Sequence[Frame]) -> None:
         """Takes live copies, in whatever order and completeness they come."""

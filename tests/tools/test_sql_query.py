@@ -21,6 +21,7 @@ async def failure(desk: Desk, sql: str) -> tuple[str, str]:
     return refusal.error.metadata["tool_reason"], refusal.error.message
 
 
+@pytest.mark.skipif(not REAL_TRACE.exists(), reason=f"the real trace is not at {REAL_TRACE}")
 async def test_a_real_trace_is_counted(desk: Desk):
     await desk.upload("trace", REAL_TRACE.read_bytes())
     result = await desk.result("sql_query", sql="SELECT count(*) AS n, sum(ContextTokens::BIGINT) AS s FROM trace")

@@ -16,11 +16,13 @@ from carrel.api.events.v1.event_pb2 import EventFilter
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.runs.v1.run_pb2 import RunState
 from carrel_chassis.errors import CarrelError, Kind, invalid
+from carrel_gateway.contexts import Contexts
 from carrel_gateway.http_face import reading
 from carrel_gateway.http_face.json_form import ApiResponse, position_text, to_json
 from carrel_gateway.http_face.layers import asker_of
 from carrel_gateway.http_face.sse import event_stream
 from carrel_gateway.operations import Operations
+from carrel_gateway.reissue import Reissue
 
 CHUNK_BYTES = 1024 * 1024
 UPLOAD_SECONDS = 600.0
@@ -32,8 +34,9 @@ A = TypeVar("A", bound=Message)
 class Api:
     """One method for each path. `call_seconds` is the time of a unary call, `stream_seconds` that of a stream."""
 
-    def __init__(self, operations: Operations, call_seconds: float, stream_seconds: float) -> None:
+    def __init__(self, operations: Operations, contexts: Contexts, call_seconds: float, stream_seconds: float) -> None:
         self._operations = operations
+        self._contexts = contexts
         self._call_seconds = call_seconds
         self._stream_seconds = stream_seconds
 
@@ -78,16 +81,22 @@ class Api:
         """GET /v1/runs/{run_id}/events: server-sent events until the final one."""
         asked = reading.query(request, reading.AfterQuery)
         wanted = pb.WatchRunRequest(run_id=request.path_params["run_id"], after=_begin(request, asked.after))
-        signed_context = asker_of(request.scope).signed_context
-        return await event_stream(self._operations.watch_run(wanted, signed_context, self._stream_seconds))
+        return await event_stream(
+            self._reissue(request).stream(
+                lambda signed: self._operations.watch_run(wanted, signed, self._stream_seconds)
+            )
+        )
 
     async def subscribe(self, request: Request) -> Response:
         """GET /v1/events: server-sent events after `Last-Event-ID` or `after`, without end."""
         asked = reading.query(request, reading.EventsQuery)
         wanted = pb.SubscribeRequest(after=_begin(request, asked.after), filter=_filter(asked))
-        signed_context = asker_of(request.scope).signed_context
-        messages = self._operations.subscribe(wanted.SerializeToString(), signed_context, self._stream_seconds)
-        return await event_stream(messages)
+        encoded = wanted.SerializeToString()
+        return await event_stream(
+            self._reissue(request).stream(
+                lambda signed: self._operations.subscribe(encoded, signed, self._stream_seconds)
+            )
+        )
 
     async def list_events(self, request: Request) -> Response:
         """GET /v1/events/page: events after `after`; `next` is the `after` of the next page."""
@@ -173,9 +182,13 @@ class Api:
         return Response(status_code=204)
 
     async def _forward(self, request: Request, method: str, wanted: Message, answer: type[A]) -> A:
+        encoded, seconds = wanted.SerializeToString(), self._call_seconds
+        made = self._reissue(request).call(lambda signed: self._operations.forward(method, encoded, signed, seconds))
+        return answer.FromString(await made)
+
+    def _reissue(self, request: Request) -> Reissue:
         signed_context = asker_of(request.scope).signed_context
-        encoded = wanted.SerializeToString()
-        return answer.FromString(await self._operations.forward(method, encoded, signed_context, self._call_seconds))
+        return Reissue(self._contexts, request.headers.get("authorization"), signed_context)
 
 
 def _request_id(request: Request, in_body: str) -> str:

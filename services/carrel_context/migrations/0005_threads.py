@@ -15,8 +15,8 @@ CREATE TABLE thread (
     thread_id text NOT NULL,
     title text NOT NULL,
     request_id text NOT NULL,
-    create_time timestamptz NOT NULL DEFAULT clock_timestamp(),
-    update_time timestamptz NOT NULL DEFAULT clock_timestamp(),
+    create_time timestamptz NOT NULL DEFAULT now(),
+    update_time timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, user_id, thread_id),
     UNIQUE (tenant_id, user_id, request_id)
 );

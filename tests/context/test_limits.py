@@ -1,0 +1,81 @@
+"""Limits: set for a user or a tenant, signed into contexts, and named when they refuse."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from carrel import Client
+from carrel.api.context.v1 import directory_service_pb2 as pb
+from carrel.api.context.v1 import user_context_pb2
+from carrel.api.events.v1 import event_service_pb2, event_service_pb2_grpc
+from carrel.errors import LimitExceeded
+from carrel_chassis.identity import ResourceLimits
+from carrel_context.domain import limits_over, tighter
+from tests.support.directory import directory, operator
+from tests.support.expect import refused
+from tests.support.system import Person, System
+
+
+async def set_limits(system: System, tenant_id: str, user_id: str = "", **limits: int) -> pb.SetLimitsResponse:
+    request = pb.SetLimitsRequest(
+        tenant_id=tenant_id, user_id=user_id, limits=user_context_pb2.ResourceLimits(**limits)
+    )
+    return await directory(system).SetLimits(request, metadata=operator(system), timeout=5)
+
+
+async def test_limits_are_signed_into_the_contexts(system: System, ada: Person) -> None:
+    every = {name: number for number, name in enumerate(ResourceLimits.__slots__, 1)}
+    await set_limits(system, ada.tenant_id, ada.user_id, **every)
+    await set_limits(system, ada.tenant_id, running_runs=100)
+    context = (await system.person(ada.tenant_id, ada.user_id)).context
+    assert context.limits == ResourceLimits(**every)
+    assert context.tenant_limits == ResourceLimits(running_runs=100)
+    answer = await directory(system).GetLimits(
+        pb.GetLimitsRequest(tenant_id=ada.tenant_id, user_id=ada.user_id), metadata=operator(system), timeout=5
+    )
+    assert answer.set.open_streams == answer.effective.open_streams == every["open_streams"]
+
+
+async def test_a_new_limit_replaces_the_contexts_that_were_issued_before(system: System, ada: Person) -> None:
+    async with Client(system.addresses["gateway"], ada.token) as client:
+        await client.start_run("sleeper", {"seconds": 30})
+        await set_limits(system, ada.tenant_id, ada.user_id, queued_runs=1, running_runs=1)
+        refusal = None
+        for _ in range(20):
+            try:
+                await client.start_run("sleeper", {"seconds": 30})
+            except LimitExceeded as error:
+                refusal = error
+                break
+        assert refusal is not None
+        assert refusal.metadata["limit"] == "queued_runs" and refusal.metadata["value"] == "1"
+        assert refusal.retry_seconds
+
+
+async def test_a_refusal_carries_the_limits_name_its_value_and_when_to_try_again(system: System, ada: Person) -> None:
+    await set_limits(system, ada.tenant_id, ada.user_id, open_streams=1)
+    person = await system.person(ada.tenant_id, ada.user_id)
+    stub = event_service_pb2_grpc.EventServiceStub(system.peer("event-stream").channel)
+    first = stub.Subscribe(event_service_pb2.SubscribeRequest(), metadata=person.metadata, timeout=20)
+    await anext(aiter(first))
+    second = stub.Subscribe(event_service_pb2.SubscribeRequest(), metadata=person.metadata, timeout=20)
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED") as refusal:
+        await anext(aiter(second))
+    first.cancel()
+    assert refusal.error.metadata == {"limit": "open_streams", "value": "1"}
+    assert refusal.error.retry_seconds is not None
+
+
+async def test_limits_of_nobody_are_refused(system: System, ada: Person) -> None:
+    with refused(grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND"):
+        await set_limits(system, ada.tenant_id, "nobody-there", open_streams=1)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT") as refusal:
+        await set_limits(system, ada.tenant_id, ada.user_id, open_streams=2**32 - 1)
+    assert refusal.error.fields.keys() == {"limits.open_streams"}
+
+
+@pytest.mark.parametrize(("a", "b", "least"), [(0, 0, 0), (3, 0, 3), (0, 3, 3), (3, 5, 3), (5, 3, 3)])
+def test_of_two_limits_the_smaller_holds_and_none_is_no_limit(a: int, b: int, least: int) -> None:
+    assert tighter(ResourceLimits(a), ResourceLimits(b)) == ResourceLimits(least)
+    assert limits_over(ResourceLimits(a), ResourceLimits(b)) == ResourceLimits(a or b)
