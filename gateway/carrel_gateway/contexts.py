@@ -99,7 +99,7 @@ class Contexts:
             task.exception()  # seen, even when all who wanted it have left
 
     async def _ask(self, digest: bytes, token: str) -> Asker:
-        request = self._request(token)
+        request = await self._request(token)
         try:
             with outward_errors(self._peer.name):
                 answer = await self._stub.IssueContext(request, metadata=self._peer.metadata(), timeout=_ISSUE_SECONDS)
@@ -116,8 +116,8 @@ class Contexts:
             self._kept.popitem(last=False)
         return asker
 
-    def _request(self, token: str) -> pb.IssueContextRequest:
-        principal = self._credentials.read(token)
+    async def _request(self, token: str) -> pb.IssueContextRequest:
+        principal = await self._credentials.read(token)
         request = pb.IssueContextRequest(request_id=new_id("req"))
         if isinstance(principal, ApiKey):
             request.api_key = principal.text

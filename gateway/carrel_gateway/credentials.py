@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jwt
 
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.ids import check_id
-from carrel_chassis.logs import get_logger
 from carrel_chassis.signing import CLOCK_SKEW_SECONDS
+from carrel_gateway.issuer_keys import ALGORITHMS, IssuerKeys
 
 API_KEY_PREFIX = "ck_"
 MAX_TOKEN_CHARACTERS = 8192
-ALGORITHMS = frozenset({"EdDSA", "RS256", "ES256"})
-"""All are signatures: with a shared secret, whoever can check a token could also make one."""
-
-_REREAD_SECONDS = 1.0
 _REQUIRED_CLAIMS = ["exp", "iss", "aud", "sub"]
 
 
@@ -47,6 +41,13 @@ def refused(message: str) -> CarrelError:
     return CarrelError(Kind.UNAUTHENTICATED, "CREDENTIAL_INVALID", message)
 
 
+def one_authorization(values: Sequence[str | bytes]) -> str | bytes | None:
+    """The only `authorization` header, None when there is none. Of two, a proxy before us may have checked the other one."""
+    if len(values) > 1:
+        raise refused("The call carries more than one `authorization`; send one.")
+    return values[0] if values else None
+
+
 def bearer_token(authorization: str | bytes | None) -> str:
     """The token of an `authorization` header; raises CREDENTIAL_MISSING when there is none."""
     scheme, _, token = authorization.partition(" ") if isinstance(authorization, str) else ("", "", "")
@@ -62,61 +63,29 @@ def bearer_token(authorization: str | bytes | None) -> str:
     return token
 
 
-class JwksFile:
-    """The public keys of the issuer, from a file. A file that goes bad later leaves the keys that were read before."""
-
-    def __init__(self, path: Path, monotonic: Callable[[], float]) -> None:
-        self._path = path
-        self._monotonic = monotonic
-        self._read_time = monotonic()
-        try:
-            self._keys = _read_jwks(path)
-        except ValueError as error:
-            raise OSError(f"{path} is not a JWKS: {error}.") from None
-
-    def get(self, key_id: str) -> jwt.PyJWK | None:
-        """The key of this id. An unknown one makes it read the file again, at most once a second, however many come."""
-        if key_id not in self._keys and self._monotonic() - self._read_time >= _REREAD_SECONDS:
-            self._read_time = self._monotonic()
-            try:
-                self._keys = _read_jwks(self._path)
-            except (OSError, ValueError) as error:
-                get_logger().warning("jwks.unreadable", error=str(error))
-        return self._keys.get(key_id)
-
-
-def _read_jwks(path: Path) -> Mapping[str, jwt.PyJWK]:
-    """The keys by id, those of other algorithms left out; raises ValueError when the file is no JWKS."""
-    document = json.loads(path.read_text())
-    entries = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(entries, list):
-        raise ValueError("it has no list `keys`")
-    keys: dict[str, jwt.PyJWK] = {}
-    for entry in entries:
-        try:
-            key = jwt.PyJWK.from_dict(entry)
-        except (jwt.PyJWTError, AttributeError, TypeError):
-            continue  # of a kind that is not known here; the issuer may list such for others
-        if key.key_id and key.algorithm_name in ALGORITHMS:
-            keys[key.key_id] = key
-    return keys
-
-
 class JwtChecker:
     """Checks JWTs: signature, issuer, audience, times, ids. Which algorithm holds is the key's to say, never the token's."""
 
-    def __init__(self, keys: JwksFile, issuer: str, audience: str, tenant_claim: str) -> None:
+    def __init__(
+        self,
+        keys: IssuerKeys,
+        issuer: str,
+        audience: str,
+        tenant_claim: str,
+        tenants: Mapping[str, str] | None = None,
+    ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._tenant_claim = tenant_claim
+        self._tenants = tenants or {}
 
-    def check(self, token: str) -> Person:
+    async def check(self, token: str) -> Person:
         """Whom the token names; raises CREDENTIAL_INVALID with a sentence that says what is wrong with it."""
         try:
             claims = jwt.decode(
                 token,
-                self._key_of(token),
+                await self._key_of(token),
                 algorithms=sorted(ALGORITHMS),
                 issuer=self._issuer,
                 audience=self._audience,
@@ -127,10 +96,9 @@ class JwtChecker:
             raise refused(_sentence(error)) from None
         return self._person(claims, token)
 
-    def _key_of(self, token: str) -> jwt.PyJWK:
-        header = jwt.get_unverified_header(token)
-        key_id = header.get("kid")
-        key = self._keys.get(key_id) if isinstance(key_id, str) else None
+    async def _key_of(self, token: str) -> jwt.PyJWK:
+        key_id = jwt.get_unverified_header(token).get("kid")
+        key = await self._keys.find(key_id) if isinstance(key_id, str) else None
         if key is None:
             raise jwt.InvalidKeyError("The token names no key of the issuer (kid)")
         return key
@@ -140,11 +108,29 @@ class JwtChecker:
         token_id = str(claims.get("jti") or token)
         session_id = claims.get("sid") or f"jwt-{hashlib.sha256(token_id.encode()).hexdigest()[:32]}"
         return Person(
-            tenant_id=_checked_claim(claims.get(self._tenant_claim), self._tenant_claim),
+            tenant_id=self._tenant(claims),
             user_id=_checked_claim(claims["sub"], "sub"),
             session_id=_checked_claim(session_id, "sid"),
             expire_time=float(claims["exp"]) + CLOCK_SKEW_SECONDS,
         )
+
+    def _tenant(self, claims: Mapping[str, Any]) -> str:
+        value = _claim(claims, self._tenant_claim)
+        if not self._tenants:
+            return _checked_claim(value, self._tenant_claim)
+        tenant = self._tenants.get(value) if isinstance(value, str) else None
+        if tenant is None:
+            raise refused(f"The token's claim {self._tenant_claim} names no tenant that this gateway serves.")
+        return tenant
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> Any:
+    """The claim of this name, dots and all, or else the one at the path that the dots make."""
+    if name in claims:
+        return claims[name]
+    first, dot, rest = name.partition(".")
+    inner = claims.get(first)
+    return _claim(inner, rest) if dot and isinstance(inner, dict) else None
 
 
 def _checked_claim(value: object, claim: str) -> str:
@@ -184,10 +170,10 @@ class Credentials:
     def __init__(self, jwts: JwtChecker | None) -> None:
         self._jwts = jwts
 
-    def read(self, token: str) -> ApiKey | Person:
+    async def read(self, token: str) -> ApiKey | Person:
         """The principal that the token claims, proved for a JWT; raises CREDENTIAL_INVALID."""
         if token.startswith(API_KEY_PREFIX):
             return ApiKey(token)
         if self._jwts is None:
             raise refused("This gateway takes API keys only; the token is none.")
-        return self._jwts.check(token)
+        return await self._jwts.check(token)

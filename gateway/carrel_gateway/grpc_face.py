@@ -10,10 +10,12 @@ import grpc
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.policy.v1 import policy_pb2
 from carrel_chassis.errors import CarrelError, Kind
-from carrel_chassis.rpc.call import Call, current_call
+from carrel_chassis.rpc.call import Call, caller, current_call
 from carrel_chassis.rpc.server import RpcServer
+from carrel_gateway.admission import Admission
 from carrel_gateway.backends import UNARY
 from carrel_gateway.contexts import Contexts
+from carrel_gateway.credentials import one_authorization
 from carrel_gateway.operations import Operations
 from carrel_gateway.reissue import Reissue
 
@@ -31,28 +33,32 @@ class CredentialAuthenticator:
         """Sets the user and the signed context; raises UNAUTHENTICATED."""
         if call.policy.caller != policy_pb2.CALLER_CREDENTIAL:
             raise CarrelError(Kind.DENIED, "POLICY_MISSING", "This method has no policy and takes no calls.")
-        asker = await self._contexts.of(call.metadata.get("authorization"))
+        given = [value for key, value in call.context.invocation_metadata() or () if key == "authorization"]
+        asker = await self._contexts.of(one_authorization(given))
         call.user = asker.user
         call.signed_context = asker.signed_context
 
 
-def add_gateway(operations: Operations, contexts: Contexts, server: RpcServer) -> None:
+def add_gateway(operations: Operations, contexts: Contexts, admission: Admission, server: RpcServer) -> None:
     """Registers GatewayService; each method goes through the server's layers like any other."""
     handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(_forwarding(operations, contexts, name)) for name in UNARY
+        name: grpc.unary_unary_rpc_method_handler(_forwarding(operations, contexts, admission, name)) for name in UNARY
     }
 
     def subscribe(request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
         seconds = current_call().remaining_seconds()
-        return _reissue(contexts).stream(lambda signed: operations.subscribe(request, signed, seconds))
+        messages = _reissue(contexts).stream(lambda signed: operations.subscribe(request, signed, seconds))
+        return admission.messages("Subscribe", caller(), messages)
 
     def watch_run(request: pb.WatchRunRequest, context: Any) -> AsyncGenerator[bytes, None]:
         seconds = current_call().remaining_seconds()
-        return _reissue(contexts).stream(lambda signed: operations.watch_run(request, signed, seconds))
+        messages = _reissue(contexts).stream(lambda signed: operations.watch_run(request, signed, seconds))
+        return admission.messages("WatchRun", caller(), messages)
 
     async def upload_corpus(parts: AsyncIterator[bytes], context: Any) -> bytes:
         call = current_call()
-        return await operations.upload_corpus(parts, call.signed_context, call.remaining_seconds())
+        with admission.call("UploadCorpus", caller()):
+            return await operations.upload_corpus(parts, call.signed_context, call.remaining_seconds())
 
     handlers["Subscribe"] = grpc.unary_stream_rpc_method_handler(subscribe)
     handlers["WatchRun"] = grpc.unary_stream_rpc_method_handler(watch_run, pb.WatchRunRequest.FromString)
@@ -65,9 +71,12 @@ def _reissue(contexts: Contexts) -> Reissue:
     return Reissue(contexts, call.metadata.get("authorization"), call.signed_context)
 
 
-def _forwarding(operations: Operations, contexts: Contexts, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
+def _forwarding(
+    operations: Operations, contexts: Contexts, admission: Admission, method: str
+) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def forward(request: bytes, context: Any) -> bytes:
         seconds = current_call().remaining_seconds()
-        return await _reissue(contexts).call(lambda signed: operations.forward(method, request, signed, seconds))
+        with admission.call(method, caller()):
+            return await _reissue(contexts).call(lambda signed: operations.forward(method, request, signed, seconds))
 
     return forward

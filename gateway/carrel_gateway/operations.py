@@ -32,9 +32,10 @@ _OUTBOX_SECONDS = 60.0
 class Operations:
     """Each method takes the signed context of the user it acts for and the seconds that it may take."""
 
-    def __init__(self, backends: Backends, clock: Clock) -> None:
+    def __init__(self, backends: Backends, clock: Clock, upload_max_bytes: int) -> None:
         self._backends = backends
         self._clock = clock
+        self._upload_max_bytes = upload_max_bytes
 
     async def forward(self, method: str, request: bytes, signed_context: bytes, seconds: float) -> bytes:
         """Passes a unary method on to the service that answers it (see backends.UNARY)."""
@@ -45,8 +46,8 @@ class Operations:
         return self._backends.subscribe(request, signed_context, seconds)
 
     async def upload_corpus(self, parts: AsyncIterable[bytes], signed_context: bytes, seconds: float) -> bytes:
-        """Passes the messages of an upload on; how large it may be is for tool-dispatch to say."""
-        return await self._backends.upload(parts, signed_context, seconds)
+        """Passes the messages of an upload on; what a user may keep is for tool-dispatch to say, what may pass is said here."""
+        return await self._backends.upload(_up_to(self._upload_max_bytes, parts), signed_context, seconds)
 
     async def watch_run(
         self, request: pb.WatchRunRequest, signed_context: bytes, seconds: float
@@ -99,3 +100,18 @@ class Operations:
             if not page.more:
                 return None
             request.after.CopyFrom(page.position)
+
+
+async def _up_to(most: int, parts: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """The same messages; raises TOO_LARGE when they come to more bytes."""
+    passed = 0
+    async for part in parts:
+        passed += len(part)
+        if passed > most:
+            raise CarrelError(
+                Kind.OVER_LIMIT,
+                "TOO_LARGE",
+                f"The upload has more than {most} bytes; send less.",
+                metadata={"limit": "upload_max_bytes", "value": str(most)},
+            )
+        yield part

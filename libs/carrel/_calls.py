@@ -57,15 +57,21 @@ class Caller:
             raise client_error(error) from None
 
     async def repeat(self, method: Callable[..., Awaitable[T]], request: object) -> T:
-        """A call that is safe to repeat: a few attempts while the gateway is away, all within the time of one call."""
+        """A call that is safe to repeat: a few attempts while the gateway is away or a rate is reached, within the time of one call.
+
+        A limit that is soon free again is waited for; of a longer wait the caller is told at once.
+        """
         clock = asyncio.get_running_loop().time
         end = clock() + self._call_seconds
         waits = delays()
         for _ in range(_ATTEMPTS - 1):
             try:
                 return await self.once(method, request, max(0.0, end - clock()))
-            except Unavailable:
-                await asyncio.sleep(min(next(waits), max(0.0, end - clock())))
+            except (Unavailable, LimitExceeded) as error:
+                wait = max(next(waits), error.retry_seconds or 0.0)
+                if isinstance(error, LimitExceeded) and not _soon_free(error):
+                    raise
+                await asyncio.sleep(min(wait, max(0.0, end - clock())))
         return await self.once(method, request, max(0.0, end - clock()))
 
     async def pages(self, method: Callable[..., Awaitable[T]], request: Any) -> AsyncGenerator[T, None]:
@@ -119,10 +125,15 @@ async def _messages(call: Any) -> AsyncGenerator[Any, None]:
         call.cancel()  # a stream that is left and not cancelled keeps its memory
 
 
+def _soon_free(error: LimitExceeded) -> bool:
+    return error.retry_seconds is not None and error.retry_seconds <= _MAX_DELAY_SECONDS
+
+
 def _resumable(error: CarrelClientError) -> bool:
     """Whether a stream that ended so goes on after its last position."""
     if isinstance(error, LimitExceeded):
-        return error.reason == "SLOW_READER"
+        # A place that is taken is soon free: the line that broke may still hold it.
+        return error.reason == "SLOW_READER" or _soon_free(error)
     return isinstance(error, Unavailable | DeadlineExceeded)
 
 

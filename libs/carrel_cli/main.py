@@ -9,7 +9,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from carrel_cli import corpus, doctor, events, lists, runs, stack, token
+from carrel_cli import corpus, doctor, events, keys, limits, lists, revoke, runs, stack, threads, token, users
 from carrel_cli.demo import command as demo
 
 app = typer.Typer(
@@ -18,14 +18,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_HERE, _USE, _SEE = "The system on this machine", "What a user does", "What a user sees"
+_HERE, _ADMIN = "The system on this machine", "What its operator does"
+_USE, _SEE = "What a user does", "What a user sees"
 app.command("up", rich_help_panel=_HERE)(stack.up)
 app.command("down", rich_help_panel=_HERE)(stack.down)
 app.command("doctor", rich_help_panel=_HERE)(doctor.doctor)
 app.command("demo", rich_help_panel=_HERE)(demo.demo)
 app.command("token", rich_help_panel=_HERE)(token.token)
+app.add_typer(users.app, name="users", rich_help_panel=_ADMIN)
+app.add_typer(keys.app, name="keys", rich_help_panel=_ADMIN)
+app.add_typer(limits.app, name="limits", rich_help_panel=_ADMIN)
+app.add_typer(revoke.app, name="revoke", rich_help_panel=_ADMIN)
 app.command("run", rich_help_panel=_USE)(runs.run)
 app.add_typer(corpus.app, name="corpus", rich_help_panel=_USE)
+app.add_typer(threads.app, name="threads", rich_help_panel=_USE)
 app.add_typer(runs.app, name="runs", rich_help_panel=_SEE)
 app.command("events", rich_help_panel=_SEE)(events.events)
 app.command("agents", rich_help_panel=_SEE)(lists.agents)

@@ -19,6 +19,7 @@ from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, followed_revocations
 from carrel_context.directory_servicer import DirectoryServicer
+from carrel_context.inspector import Inspector
 from carrel_context.keys import KeyStore, read_master_key
 from carrel_context.limits import LimitOperations
 from carrel_context.operations import Operations
@@ -67,7 +68,10 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
         limits = LimitOperations(tenants, revoking, of_users=settings.user_limits, of_tenants=settings.tenant_limits)
         threads = ThreadOperations(sessions, settings.threads_per_user)
         server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
-        server.register(add_ContextServiceServicer_to_server, ContextServicer(operations, people))
+        server.register(
+            add_ContextServiceServicer_to_server,
+            ContextServicer(operations, people, Inspector(keys, operations, time.time)),
+        )
         server.register(add_RevocationServiceServicer_to_server, RevocationServicer(revoking))
         directory = DirectoryServicer(people, limits, trust.services.keys)
         server.register(add_DirectoryServiceServicer_to_server, directory)

@@ -65,6 +65,50 @@ class Operations:
                 principal = await directory.user(session_id)
         return self._issue(principal, session_id, request_id, connection_id, lifetime_seconds)
 
+    async def issue_for_job(
+        self,
+        call_id: str,
+        tenant_id: str,
+        user_id: str,
+        *,
+        schedule_id: str,
+        request_id: str,
+        connection_id: str,
+        lifetime_seconds: float,
+    ) -> pb.SignedUserContext:
+        """The context of a job that a user has scheduled; the schedule is the session. A user who is not known has scheduled nothing."""
+        principal = await self.principal(call_id, tenant_id, user_id, schedule_id, "")
+        return self._issue(principal, schedule_id, request_id, connection_id, lifetime_seconds)
+
+    async def issue_for_service(
+        self,
+        call_id: str,
+        tenant_id: str,
+        service: str,
+        *,
+        request_id: str,
+        connection_id: str,
+        lifetime_seconds: float,
+    ) -> pb.SignedUserContext:
+        """The context of a service in a tenant, as a user of its own whose rights are administered like anybody's."""
+        name = f"service.{service}"
+        return await self.issue_for_user(
+            call_id,
+            tenant_id,
+            name,
+            session_id=name,
+            request_id=request_id,
+            connection_id=connection_id,
+            lifetime_seconds=lifetime_seconds,
+        )
+
+    async def principal(
+        self, call_id: str, tenant_id: str, user_id: str, session_id: str, run_id: str
+    ) -> Principal | None:
+        """The user as the directory knows it now, with what stands against this session and run; None when not known."""
+        async with self._directory(call_id, tenant_id, user_id) as directory:
+            return await directory.user(session_id, run_id)
+
     async def issue_for_api_key(
         self, call_id: str, text: str, *, request_id: str, connection_id: str, lifetime_seconds: float
     ) -> pb.SignedUserContext:

@@ -8,31 +8,36 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from carrel_chassis.db.engine import Connection, Row
-from carrel_chassis.identity import ResourceLimits
+from carrel_chassis.identity import NO_LIMITS, ResourceLimits
 from carrel_context.domain import LIMITS, Principal
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
 
 # What stands against the user is read in the same statement: no context is issued past a revocation that is committed.
 _LIMITS = f"ARRAY[{', '.join(LIMITS)}]"
-STANDING = f"""
+_STANDING = f"""
     (SELECT {_LIMITS} FROM user_limit WHERE {OWN}) AS limits,
     (SELECT {_LIMITS} FROM tenant_limit WHERE tenant_id = :tenant_id) AS tenant_limits,
-    ARRAY(SELECT value FROM revocation WHERE {OWN} AND what = 'SCOPE' AND revoked) AS removed,
-    coalesce((SELECT what FROM revocation WHERE {OWN} AND revoked AND (
-        what = 'USER' OR what = 'SESSION' AND value = :session_id OR what = 'RUN' AND value = :run_id) LIMIT 1), '') AS revoked,
-    CAST(coalesce((SELECT extract(epoch FROM max(change_time)) FROM revocation
-        WHERE {OWN} AND what <> 'SCOPE' AND expire_time > now()), 0) AS float8) AS change_time
+    against.removed, against.revoked, against.change_time
 """
-GET_USER = text(f"SELECT tenant_id, user_id, role, disabled, granted_scopes, {STANDING} FROM app_user WHERE {OWN}")
+_AGAINST = f"""(
+    SELECT coalesce(array_agg(value) FILTER (WHERE what = 'SCOPE' AND revoked), '{{}}') AS removed,
+           coalesce(min(what) FILTER (WHERE what <> 'SCOPE' AND revoked), '') AS revoked,
+           CAST(coalesce(extract(epoch FROM max(change_time) FILTER (WHERE what <> 'SCOPE')), 0) AS float8) AS change_time
+    FROM revocation
+    WHERE {OWN} AND (what IN ('USER', 'SCOPE') OR what = 'SESSION' AND value = :session_id OR what = 'RUN' AND value = :run_id)
+) AS against"""
+GET_USER = text(f"""
+    SELECT tenant_id, user_id, role, disabled, granted_scopes, {_STANDING} FROM app_user CROSS JOIN {_AGAINST} WHERE {OWN}
+""")
 ADD_USER = text("""
     INSERT INTO app_user (tenant_id, user_id, role) VALUES (:tenant_id, :user_id, 'standard')
     ON CONFLICT (tenant_id, user_id) DO NOTHING
 """)
 ADD_TENANT = text("INSERT INTO tenant (tenant_id) VALUES (:tenant_id) ON CONFLICT (tenant_id) DO NOTHING")
 GET_API_KEY = text(f"""
-    SELECT u.tenant_id, u.user_id, u.role, u.disabled, u.granted_scopes, {STANDING}, k.secret_sha256
-    FROM (SELECT * FROM api_key WHERE {OWN}) k JOIN app_user u USING (tenant_id, user_id)
+    SELECT u.tenant_id, u.user_id, u.role, u.disabled, u.granted_scopes, {_STANDING}, k.secret_sha256
+    FROM (SELECT * FROM api_key WHERE {OWN}) k JOIN app_user u USING (tenant_id, user_id) CROSS JOIN {_AGAINST}
     WHERE k.api_key_id = :api_key_id AND k.revoke_time IS NULL
 """)
 
@@ -74,17 +79,18 @@ class Directory:
 
 
 def _principal(row: Row) -> Principal:
+    tenant_id, user_id, role, disabled, granted, limits, tenant_limits, removed, revoked, change_time, *_ = row
     return Principal(
-        row.tenant_id,
-        row.user_id,
-        row.role,
-        row.disabled,
-        frozenset(row.granted_scopes),
-        frozenset(row.removed),
-        row.revoked,
-        ResourceLimits(*row.limits or ()),
-        ResourceLimits(*row.tenant_limits or ()),
-        row.change_time,
+        tenant_id,
+        user_id,
+        role,
+        disabled,
+        frozenset(granted),
+        frozenset(removed),
+        revoked,
+        ResourceLimits(*limits) if limits else NO_LIMITS,
+        ResourceLimits(*tenant_limits) if tenant_limits else NO_LIMITS,
+        change_time,
     )
 
 

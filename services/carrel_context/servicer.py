@@ -6,26 +6,35 @@ from typing import Any
 
 from carrel.api.context.v1 import context_service_pb2 as pb
 from carrel.api.context.v1 import context_service_pb2_grpc as rpc
-from carrel_chassis.errors import invalid
+from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import MAX_LIFETIME_SECONDS
-from carrel_chassis.ids import check_id
+from carrel_chassis.ids import check_id, is_id
 from carrel_chassis.rpc.call import caller, current_call
 from carrel_chassis.signing import limits_from_message
 from carrel_context.admins import check_tenant, may_give
 from carrel_context.domain import Narrowing
+from carrel_context.inspection import Check
+from carrel_context.inspector import Inspector
 from carrel_context.operations import Operations
 from carrel_context.people import PeopleOperations
 from carrel_context.repository import StoredKey
 
 _MAX_LABEL = 128
+_ASKERS = {
+    "user": {"gateway", "operator"},
+    "api_key": {"gateway", "operator"},
+    "scheduled_job": {"agent-execution", "operator"},
+}
+"""Who may ask for a context of each kind; any service for one of its own."""
 
 
 class ContextServicer(rpc.ContextServiceServicer):
     """See the proto for what each method promises."""
 
-    def __init__(self, operations: Operations, people: PeopleOperations) -> None:
+    def __init__(self, operations: Operations, people: PeopleOperations, inspector: Inspector) -> None:
         self._operations = operations
         self._people = people
+        self._inspector = inspector
 
     async def IssueContext(self, request: pb.IssueContextRequest, context: Any) -> pb.IssueContextResponse:
         call_id = current_call().call_id
@@ -34,7 +43,9 @@ class ContextServicer(rpc.ContextServiceServicer):
             "connection_id": request.connection_id and check_id(request.connection_id, "connection_id"),
         }
         lifetime = _lifetime(request)
-        match request.WhichOneof("principal"):
+        kind = request.WhichOneof("principal")
+        _check_kind(kind)
+        match kind:
             case "user":
                 user = request.user
                 session_id = check_id(user.session_id, "user.session_id")
@@ -45,8 +56,16 @@ class ContextServicer(rpc.ContextServiceServicer):
                 signed = await self._operations.issue_for_api_key(
                     call_id, request.api_key, lifetime_seconds=lifetime, **common
                 )
+            case "scheduled_job":
+                job = request.scheduled_job
+                schedule_id = check_id(job.schedule_id, "scheduled_job.schedule_id")
+                signed = await self._operations.issue_for_job(
+                    call_id, job.tenant_id, job.user_id, schedule_id=schedule_id, lifetime_seconds=lifetime, **common
+                )
             case _:
-                raise invalid("principal", "Say for whom the context is: a user or an API key.")
+                signed = await self._operations.issue_for_service(
+                    call_id, request.service.tenant_id, current_call().service, lifetime_seconds=lifetime, **common
+                )
         return pb.IssueContextResponse(signed_context=signed)
 
     async def ExchangeContext(self, request: pb.ExchangeContextRequest, context: Any) -> pb.ExchangeContextResponse:
@@ -73,6 +92,17 @@ class ContextServicer(rpc.ContextServiceServicer):
         )
         return pb.IssueRunContextResponse(signed_context=signed)
 
+    async def InspectContext(self, request: pb.InspectContextRequest, context: Any) -> pb.InspectContextResponse:
+        if len(request.audience) > _MAX_LABEL:
+            raise invalid("audience", f"audience has {len(request.audience)} characters; it has at most {_MAX_LABEL}.")
+        _, _, found = self._inspector.read(request.signed_context)
+        if found is not None and is_id(found.tenant_id):
+            check_tenant(found.tenant_id)
+        report = await self._inspector.report(current_call().call_id, request.signed_context, request.audience)
+        return pb.InspectContextResponse(
+            score=report.score, checks=[_check(check) for check in report.checks], context=report.context
+        )
+
     async def ListSigningKeys(self, request: pb.ListSigningKeysRequest, context: Any) -> pb.ListSigningKeysResponse:
         return pb.ListSigningKeysResponse(keys=[_signing_key(key) for key in self._operations.signing_keys()])
 
@@ -87,6 +117,25 @@ class ContextServicer(rpc.ContextServiceServicer):
         tenant_id = check_tenant(request.tenant_id)
         key, text = await self._people.create_api_key(tenant_id, request.user_id, request.label, may_give())
         return pb.CreateApiKeyResponse(api_key_id=key.api_key_id, api_key=text)
+
+
+def _check_kind(kind: str | None) -> None:
+    """Each service asks for the kinds of contexts that its work needs."""
+    if kind is None:
+        raise invalid("principal", "Say for whom the context is: a user, an API key, a scheduled job or the service.")
+    service = current_call().service
+    if service not in _ASKERS.get(kind, {service}):
+        raise CarrelError(Kind.DENIED, "SERVICE_NOT_ALLOWED", f"{service} may not ask for the context of: {kind}.")
+
+
+def _check(check: Check) -> pb.ContextCheck:
+    return pb.ContextCheck(
+        name=check.name,
+        outcome=pb.CheckOutcome.Value(f"CHECK_OUTCOME_{check.outcome.value}"),
+        reason=check.reason,
+        message=check.message,
+        weight=check.weight,
+    )
 
 
 def _signing_key(key: StoredKey) -> pb.SigningKey:

@@ -25,7 +25,7 @@ ADD_THREAD = text(f"""
     INSERT INTO thread (tenant_id, user_id, thread_id, title, request_id)
     SELECT :tenant_id, :user_id, :thread_id, :title, :request_id
     WHERE (SELECT count(*) FROM thread WHERE {OWN}) < :most
-    ON CONFLICT (tenant_id, user_id, request_id) DO NOTHING
+    ON CONFLICT (tenant_id, user_id, request_id) DO NOTHING RETURNING thread_id
 """)
 GET_THREAD_OF_REQUEST = text(f"SELECT {_COLUMNS} FROM thread WHERE {OWN} AND request_id = :request_id")
 GET_THREAD = text(f"SELECT {_COLUMNS} FROM thread WHERE {OWN} AND thread_id = :thread_id")

@@ -21,7 +21,14 @@ _SETTINGS = {
     "jit": "off",
 }
 _STATEMENT_SECONDS = 10.0
-_GONE = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.TooManyConnectionsError)
+# InternalClientError: the server had hung up before the statement, and the driver was still reading its last words.
+_GONE = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.TooManyConnectionsError,
+)
 _STOPPED = (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.CannotConnectNowError)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from carrel_chassis.ids import check_id
 from carrel_tools import domain, repository
 from carrel_tools.desk import Desks
 from carrel_tools.domain import Ending, Outcome, Step, ToolCall
-from carrel_tools.limits import Slots
+from carrel_tools.limits import Pace, Slots
 from carrel_tools.tool import JSON, Tool
 from carrel_tools.tool_run import run_tool
 from carrel_tools.tool_system import ToolClasses, ToolSystem
@@ -47,6 +48,7 @@ class ToolCallOperations:
         self._classes = classes
         self._desks = desks
         self._slots = slots
+        self._pace = Pace("tool_calls_per_minute", time.monotonic)
         self._holder = holder
         self._deadline_seconds = deadline_seconds
         self._running: dict[tuple[str, ...], int] = {}
@@ -67,6 +69,8 @@ class ToolCallOperations:
         arguments = domain.read_arguments(arguments_json)
         self._classes.check_arguments(tool, arguments)
         step = Step(user.run_id, step_id, user.attempt, tool.name, domain.sha256_of(arguments), tool.idempotent)
+        self._pace.take(user.owner, user.limits.tool_calls_per_minute)
+        self._pace.take(user.tenant_id, user.tenant_limits.tool_calls_per_minute)
         with self._slots.take(user.owner), self._alone(user, step):
             async with self._sessions.open(user, call_id) as session:
                 begun = await repository.begin_call(session, user, step, self._holder)

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ class User:
         self._stub: rpc.EventServiceAsyncStub = rpc.EventServiceStub(peer.channel)
         self._made = 0
 
+    def at(self, peer: Peer) -> User:
+        """The same user, by another connection."""
+        other = copy(self)
+        other._peer, other._stub = peer, rpc.EventServiceStub(peer.channel)
+        return other
+
     @property
     def metadata(self) -> Metadata:
         return self._peer.metadata(self._signed)
@@ -98,6 +105,12 @@ class Crowd:
             made.append(User(self._signer, self._peers[-1], self._made + number))
         self._made += count
         return made
+
+    def connections(self, user: User, count: int) -> list[User]:
+        """The same user on connections of their own: gRPC allows a hundred streams on each."""
+        for _ in range(count):
+            self._peers.append(Peer("event-stream", self.system.addresses["events"], self._service))
+        return [user.at(peer) for peer in self._peers[-count:]]
 
     async def close(self) -> None:
         for peer in self._peers:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import grpc
 import structlog
 import uvloop
 
@@ -27,8 +28,8 @@ async def play(system: Replicas, seed: str, counts: Counter[str]) -> list[Fault]
     try:
         history = await one.play()
         faults = check(history)
-    except* TimeoutError:
-        history, faults = one.history, [Fault("stuck", "the round", "the system did not heal")]
+    except (TimeoutError, grpc.aio.AioRpcError, ExceptionGroup) as error:
+        history, faults = one.history, [Fault("failed", f"round {seed}", repr(error)[:500])]
     events = sum(len(log) for log in history.logs.values())
     received = sum(len(reading.received) for reading in history.readings)
     seconds = time.monotonic() - begin
@@ -46,14 +47,13 @@ async def play(system: Replicas, seed: str, counts: Counter[str]) -> list[Fault]
     return faults
 
 
-async def run(rounds: int, seed: str, first: int = 0) -> Counter[str]:
+async def run(rounds: int, seed: str, first: int, folder: Path) -> Counter[str]:
     """So many rounds on one system; the seed of a round is `SEED-NUMBER`."""
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        async with replicas(Path(folder) / "data") as system:
-            for number in range(first, first + rounds):
-                await play(system, f"{seed}-{number}", counts)
-            counts["copies lost"] = system.nats.lost
+    async with replicas(folder) as system:
+        for number in range(first, first + rounds):
+            await play(system, f"{seed}-{number}", counts)
+        counts["copies lost"] = system.nats.lost
     return counts
 
 
@@ -62,9 +62,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--first", type=int, default=0, help="the number of the first round, to repeat one")
-    arguments = parser.parse_args()
+    parser.add_argument("--data", type=Path, help="a folder that is kept, with the logs of all processes")
+    asked = parser.parse_args()
     begin = time.monotonic()
-    counts = uvloop.run(run(arguments.rounds, arguments.seed, arguments.first))
+    with tempfile.TemporaryDirectory() as folder:
+        counts = uvloop.run(run(asked.rounds, asked.seed, asked.first, asked.data or Path(folder) / "data"))
     summary = ", ".join(f"{count} {what}" for what, count in counts.items() if what != "faults")
     print(f"{summary}; {time.monotonic() - begin:.0f} s; {counts['faults']} faults")
     sys.exit(1 if counts["faults"] else 0)

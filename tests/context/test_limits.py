@@ -9,6 +9,7 @@ from carrel import Client
 from carrel.api.context.v1 import directory_service_pb2 as pb
 from carrel.api.context.v1 import user_context_pb2
 from carrel.api.events.v1 import event_service_pb2, event_service_pb2_grpc
+from carrel.api.tools.v1 import tool_service_pb2, tool_service_pb2_grpc
 from carrel.errors import LimitExceeded
 from carrel_chassis.identity import ResourceLimits
 from carrel_context.domain import limits_over, tighter
@@ -79,3 +80,27 @@ async def test_limits_of_nobody_are_refused(system: System, ada: Person) -> None
 def test_of_two_limits_the_smaller_holds_and_none_is_no_limit(a: int, b: int, least: int) -> None:
     assert tighter(ResourceLimits(a), ResourceLimits(b)) == ResourceLimits(least)
     assert limits_over(ResourceLimits(a), ResourceLimits(b)) == ResourceLimits(a or b)
+
+
+async def execute(system: System, person: Person, step: str) -> None:
+    context = await system.run_context(person, f"run-{step}")
+    peer = system.peer("tool-dispatch", "agent-execution")
+    stub = tool_service_pb2_grpc.ToolServiceStub(peer.channel)
+    request = tool_service_pb2.ExecuteToolRequest(step_id=step, tool="echo", arguments_json='{"text": "x"}')
+    await stub.ExecuteTool(request, metadata=peer.metadata(context), timeout=10)
+
+
+async def test_tool_calls_a_minute_are_counted_for_a_user_and_for_a_tenant(system: System, ada: Person) -> None:
+    await set_limits(system, ada.tenant_id, tool_calls_per_minute=3)
+    await set_limits(system, ada.tenant_id, ada.user_id, tool_calls_per_minute=2)
+    person, colleague = await system.person(ada.tenant_id, ada.user_id), await system.person(ada.tenant_id)
+    for number in range(2):
+        await execute(system, person, f"a-{number}")
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED") as refusal:
+        await execute(system, person, "a-3")
+    assert refusal.error.metadata == {"limit": "tool_calls_per_minute", "value": "2"}
+    assert refusal.error.retry_seconds and 50 < refusal.error.retry_seconds <= 60
+    await execute(system, colleague, "b-1")
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED") as refusal:
+        await execute(system, colleague, "b-2")
+    assert refusal.error.metadata["value"] == "3"

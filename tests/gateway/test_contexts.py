@@ -14,7 +14,8 @@ from carrel_chassis.signing import CLOCK_SKEW_SECONDS, ServiceSigner, read_key
 from carrel_chassis.stack.development import development_token
 from carrel_chassis.stack.ports import free_ports
 from carrel_gateway.contexts import Contexts
-from carrel_gateway.credentials import Credentials, JwksFile, JwtChecker
+from carrel_gateway.credentials import Credentials, JwtChecker
+from carrel_gateway.issuer_keys import JwksFile
 from tests.support.system import Person, System
 
 

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from carrel_chassis.errors import CarrelError
-from carrel_gateway.credentials import JwksFile, JwtChecker
+from carrel_gateway.credentials import JwtChecker
+from carrel_gateway.issuer_keys import JwksFile
 from tests.gateway.edge import Issuer
 
 ISSUER = Issuer(Path("/nowhere"))
@@ -49,60 +50,61 @@ def checker(keys: JwksFile) -> JwtChecker:
         ("RS256", rsa.generate_private_key(65537, 2048)),
     ],
 )
-def test_the_three_algorithms_are_taken(tmp_path: Path, algorithm: str, key: Any) -> None:
+async def test_the_three_algorithms_are_taken(tmp_path: Path, algorithm: str, key: Any) -> None:
     keys = JwksFile(write(tmp_path / "jwks.json", jwk(algorithm, key, "one")), Clock())
     token = jwt.encode(ISSUER.claims(), key, algorithm, headers={"kid": "one"})
-    assert checker(keys).check(token).user_id == "user-of-a-test"
+    assert (await checker(keys).check(token)).user_id == "user-of-a-test"
 
 
-def test_a_key_checks_only_tokens_of_its_own_algorithm(tmp_path: Path) -> None:
+async def test_a_key_checks_only_tokens_of_its_own_algorithm(tmp_path: Path) -> None:
     key = rsa.generate_private_key(65537, 2048)
     keys = JwksFile(write(tmp_path / "jwks.json", jwk("RS256", key, "one")), Clock())
     token = jwt.encode(ISSUER.claims(), key, "RS512", headers={"kid": "one"})
     with pytest.raises(CarrelError, match="algorithm"):
-        checker(keys).check(token)
+        await checker(keys).check(token)
 
 
-def test_a_shared_secret_in_the_file_is_no_key(tmp_path: Path) -> None:
+async def test_a_shared_secret_in_the_file_is_no_key(tmp_path: Path) -> None:
     secret = {"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA", "kid": "one", "alg": "HS256"}
-    assert JwksFile(write(tmp_path / "jwks.json", secret), Clock()).get("one") is None
+    assert await JwksFile(write(tmp_path / "jwks.json", secret), Clock()).find("one") is None
 
 
-def test_a_new_key_is_found_at_most_once_a_second(tmp_path: Path) -> None:
+async def test_a_new_key_is_found_at_most_once_a_second(tmp_path: Path) -> None:
     clock = Clock()
     key = Ed25519PrivateKey.generate()
     path = write(tmp_path / "jwks.json", jwk("EdDSA", key, "one"))
     keys = JwksFile(path, clock)
     write(path, jwk("EdDSA", key, "two"))
     clock.now += 0.9
-    assert keys.get("two") is None
+    assert await keys.find("two") is None
     clock.now += 0.2
-    assert keys.get("two") is not None
-    assert keys.get("one") is None
+    assert await keys.find("two") is not None
+    assert await keys.find("one") is None
 
 
-def test_a_file_that_goes_bad_leaves_the_keys_that_were_read(tmp_path: Path) -> None:
+async def test_a_file_that_goes_bad_leaves_the_keys_that_were_read(tmp_path: Path) -> None:
     clock = Clock()
     path = write(tmp_path / "jwks.json", jwk("EdDSA", Ed25519PrivateKey.generate(), "one"))
     keys = JwksFile(path, clock)
     path.write_text("{")
     clock.now += 2
-    assert keys.get("two") is None
-    assert keys.get("one") is not None
+    assert await keys.find("two") is None
+    assert await keys.find("one") is not None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"keys": 1}'])
-def test_a_bad_file_at_the_start_is_said_in_one_sentence(tmp_path: Path, content: str) -> None:
+async def test_a_bad_file_at_the_start_is_said_in_one_sentence(tmp_path: Path, content: str) -> None:
     path = tmp_path / "jwks.json"
     path.write_text(content)
     with pytest.raises(OSError, match="is not a JWKS"):
         JwksFile(path, Clock())
 
 
-def test_the_session_of_a_token_without_one_is_stable_and_its_own(tmp_path: Path) -> None:
+async def test_the_session_of_a_token_without_one_is_stable_and_its_own(tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
     check = checker(JwksFile(write(tmp_path / "jwks.json", jwk("EdDSA", key, "one")), Clock())).check
     first, again, other = (
         jwt.encode(ISSUER.claims(sid=None, jti=jti), key, "EdDSA", headers={"kid": "one"}) for jti in ("a", "a", "b")
     )
-    assert check(first).session_id == check(again).session_id != check(other).session_id
+    sessions = [(await check(token)).session_id for token in (first, again, other)]
+    assert sessions[0] == sessions[1] != sessions[2]

@@ -22,19 +22,18 @@ from carrel_chassis.ids import new_id
 from tests.support.system import Person, System
 
 REPOSITORIES = {
-    "carrel_context": "carrel_context.repository",
-    "carrel_execution": "carrel_execution.repository",
-    "carrel_tools": "carrel_tools.repository",
-    "carrel_events": "carrel_events.repository",
+    "carrel_context": ("carrel_context.repository", "carrel_context.threads"),
+    "carrel_execution": ("carrel_execution.repository",),
+    "carrel_tools": ("carrel_tools.repository",),
+    "carrel_events": ("carrel_events.repository",),
 }
-"""The module with the queries of a user, by the role that runs them."""
+"""The modules with the queries of a user, by the role that runs them."""
 
 
 def filtered_statements() -> list[tuple[str, str, str, str]]:
     """Role, name, the statement and the filter in it, of every query that names its owner."""
     found = []
-    for role, module_name in REPOSITORIES.items():
-        module = import_module(module_name)
+    for role, module in ((role, import_module(name)) for role, names in REPOSITORIES.items() for name in names):
         for name, value in vars(module).items():
             if isinstance(value, TextClause) and module.OWN in value.text:
                 found.append((role, name, value.text, module.OWN))
@@ -59,6 +58,7 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
     """Gives a person one of everything, and says what it is called."""
     await system.api_key(person)
     async with Client(system.addresses["gateway"], person.token) as client:
+        await client.create_thread("Bills", request_id="request-of-a-thread")
         await client.upload_corpus("trace", b"a\n1\n")
         run = await client.start_run("echo", {"text": "x"}, request_id=new_id("request"))
         async for _ in client.watch_run(run.run_id):
@@ -67,19 +67,26 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
     call = await row_of(system, f"SELECT * FROM tools.tool_call {own}", person)
     corpus = await row_of(system, f"SELECT * FROM tools.corpus {own}", person)
     key = await row_of(system, f"SELECT * FROM context.api_key {own}", person)
+    thread = await row_of(system, f"SELECT * FROM context.thread {own}", person)
     accepted = await row_of(system, f"SELECT * FROM execution.run {own}", person)
-    return {"run": dict(accepted), "call": dict(call), "corpus": dict(corpus), "key": dict(key)}
+    return {"run": dict(accepted), "call": dict(call), "corpus": dict(corpus), "key": dict(key), "thread": dict(thread)}
 
 
 def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What each statement is asked with, so that it would find Ada's things. A statement that is not named here fails the test."""
-    run, call, key = (things[kind] for kind in ("run", "call", "key"))
+    run, call, key, thread = (things[kind] for kind in ("run", "call", "key", "thread"))
     read = {"after": 0, "count": 100, "max_bytes": 1 << 20, "run_id": "", "thread_id": "", "types": []}
     step = {"run_id": call["run_id"], "step_id": call["step_id"], "attempt": call["attempt"], "holder": call["holder"]}
     return {
         "GET_USER": {"session_id": "", "run_id": ""},
         "GET_API_KEY": {"api_key_id": key["api_key_id"], "session_id": "", "run_id": ""},
         "LIVE_GRANTS": {},
+        "ADD_THREAD": {"thread_id": new_id("thread"), "title": "x", "request_id": new_id("request"), "most": 10},
+        "GET_THREAD_OF_REQUEST": {"request_id": "request-of-a-thread"},
+        "GET_THREAD": {"thread_id": thread["thread_id"]},
+        "LIST_THREADS": {"create_time": FAR, "thread_id": "", "count": 10},
+        "RENAME_THREAD": {"thread_id": thread["thread_id"], "title": "x"},
+        "DELETE_THREAD": {"thread_id": thread["thread_id"]},
         "ACCEPT": {
             name: run[name]
             for name in ("agent", "grant_bytes", "input_json", "request_digest", "request_id", "run_id", "thread_id")
@@ -150,6 +157,7 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         adas["corpus"]["corpus_id"],
         adas["call"]["tool_call_id"],
         adas["key"]["api_key_id"],
+        adas["thread"]["thread_id"],
     ]
     if name not in {"ACCEPT", "BEGIN_CALL"}:  # these two create what is not there, under the id that they are given
         foreign.append(adas["run"]["run_id"])
@@ -161,5 +169,5 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         assert as_eve[0] == (1, eves["corpus"]["size_bytes"]), "the sum is over Eve's own files"
     if name in {"DELETE_CORPUS", "GET_CORPUS", "FIND_CORPUS"}:  # Eve has a file of that name herself
         assert len(as_eve) == 1
-    if name in {"GET", "CANCEL", "FINISH_CALL", "LIST_CALLS_OF_RUN", "GET_API_KEY"}:
+    if name in {"GET", "CANCEL", "FINISH_CALL", "LIST_CALLS_OF_RUN", "GET_API_KEY", "GET_THREAD", "DELETE_THREAD"}:
         assert as_eve == []

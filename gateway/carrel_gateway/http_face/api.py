@@ -1,11 +1,12 @@
-"""The paths of /v1: a request becomes a message, the answer becomes JSON. The rules are in the services behind."""
+"""What is done at each path of /v1: a request becomes a message, the answer becomes JSON. Which path is whose stands in paths.py, the
+rules are in the services behind."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -16,6 +17,7 @@ from carrel.api.events.v1.event_pb2 import EventFilter
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.runs.v1.run_pb2 import RunState
 from carrel_chassis.errors import CarrelError, Kind, invalid
+from carrel_gateway.admission import Admission
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.http_face import reading
 from carrel_gateway.http_face.json_form import ApiResponse, position_text, to_json
@@ -34,14 +36,22 @@ A = TypeVar("A", bound=Message)
 class Api:
     """One method for each path. `call_seconds` is the time of a unary call, `stream_seconds` that of a stream."""
 
-    def __init__(self, operations: Operations, contexts: Contexts, call_seconds: float, stream_seconds: float) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        contexts: Contexts,
+        admission: Admission,
+        call_seconds: float,
+        stream_seconds: float,
+    ) -> None:
         self._operations = operations
         self._contexts = contexts
+        self._admission = admission
         self._call_seconds = call_seconds
         self._stream_seconds = stream_seconds
 
     async def start_run(self, request: Request) -> Response:
-        """POST /v1/runs: 201 with the run; the same `request_id` or Idempotency-Key again gives the same run."""
+        """Accepts a run; the same `request_id` or Idempotency-Key again gives the same run."""
         body = await reading.json_body(request, reading.StartRunBody, self._call_seconds)
         wanted = pb.StartRunRequest(
             request_id=_request_id(request, body.request_id),
@@ -53,14 +63,14 @@ class Api:
         return ApiResponse(to_json(answer.run), 201)
 
     async def get_run(self, request: Request) -> Response:
-        """GET /v1/runs/{run_id}."""
+        """A run with its input and result."""
         reading.query(request, reading.NoQuery)
         wanted = pb.GetRunRequest(run_id=request.path_params["run_id"])
         answer = await self._forward(request, "GetRun", wanted, pb.GetRunResponse)
         return ApiResponse(to_json(answer.run))
 
     async def list_runs(self, request: Request) -> Response:
-        """GET /v1/runs, newest first, by page."""
+        """The runs, newest first, by page."""
         asked = reading.query(request, reading.RunsQuery)
         wanted = pb.ListRunsRequest(
             page_size=asked.page_size,
@@ -71,35 +81,31 @@ class Api:
         return ApiResponse(to_json(await self._forward(request, "ListRuns", wanted, pb.ListRunsResponse)))
 
     async def cancel_run(self, request: Request) -> Response:
-        """POST /v1/runs/{run_id}/cancel; the body, {"reason"}, may be absent."""
+        """Asks a run to stop and gives it as it is now; the body may be absent."""
         body = await reading.json_body(request, reading.CancelRunBody, self._call_seconds, optional=True)
         wanted = pb.CancelRunRequest(run_id=request.path_params["run_id"], reason=body.reason)
         answer = await self._forward(request, "CancelRun", wanted, pb.CancelRunResponse)
         return ApiResponse(to_json(answer.run))
 
     async def watch_run(self, request: Request) -> Response:
-        """GET /v1/runs/{run_id}/events: server-sent events until the final one."""
+        """The events of one run as server-sent events until the final one."""
         asked = reading.query(request, reading.AfterQuery)
         wanted = pb.WatchRunRequest(run_id=request.path_params["run_id"], after=_begin(request, asked.after))
-        return await event_stream(
-            self._reissue(request).stream(
-                lambda signed: self._operations.watch_run(wanted, signed, self._stream_seconds)
-            )
+        return await self._streamed(
+            request, "WatchRun", lambda signed: self._operations.watch_run(wanted, signed, self._stream_seconds)
         )
 
     async def subscribe(self, request: Request) -> Response:
-        """GET /v1/events: server-sent events after `Last-Event-ID` or `after`, without end."""
+        """The events after `Last-Event-ID` or `after`, then live, as server-sent events without end."""
         asked = reading.query(request, reading.EventsQuery)
         wanted = pb.SubscribeRequest(after=_begin(request, asked.after), filter=_filter(asked))
         encoded = wanted.SerializeToString()
-        return await event_stream(
-            self._reissue(request).stream(
-                lambda signed: self._operations.subscribe(encoded, signed, self._stream_seconds)
-            )
+        return await self._streamed(
+            request, "Subscribe", lambda signed: self._operations.subscribe(encoded, signed, self._stream_seconds)
         )
 
     async def list_events(self, request: Request) -> Response:
-        """GET /v1/events/page: events after `after`; `next` is the `after` of the next page."""
+        """A page of events after `after`; `next` is the `after` of the next page."""
         asked = reading.query(request, reading.EventPageQuery)
         wanted = pb.ListEventsRequest(
             after=reading.cursor(asked.after), filter=_filter(asked), page_size=asked.page_size
@@ -108,74 +114,76 @@ class Api:
         return ApiResponse({**to_json(answer), "next": position_text(answer.position)})
 
     async def list_agents(self, request: Request) -> Response:
-        """GET /v1/agents."""
+        """The agents that can be started."""
         reading.query(request, reading.NoQuery)
         answer = await self._forward(request, "ListAgents", pb.ListAgentsRequest(), pb.ListAgentsResponse)
         return ApiResponse(to_json(answer))
 
     async def list_tools(self, request: Request) -> Response:
-        """GET /v1/tools."""
+        """The tools that the user's agents may use now."""
         reading.query(request, reading.NoQuery)
         answer = await self._forward(request, "ListTools", pb.ListToolsRequest(), pb.ListToolsResponse)
         return ApiResponse(to_json(answer))
 
     async def list_tool_calls(self, request: Request) -> Response:
-        """GET /v1/tool-calls, newest first, by page."""
+        """The tool calls, newest first, by page."""
         wanted = pb.ListToolCallsRequest(**reading.query(request, reading.ToolCallsQuery).model_dump())
         return ApiResponse(to_json(await self._forward(request, "ListToolCalls", wanted, pb.ListToolCallsResponse)))
 
     async def create_thread(self, request: Request) -> Response:
-        """POST /v1/threads: 201 with the thread; the same `request_id` or Idempotency-Key again gives the same thread."""
+        """A new thread; the same `request_id` or Idempotency-Key again gives the same thread."""
         body = await reading.json_body(request, reading.CreateThreadBody, self._call_seconds, optional=True)
         wanted = pb.CreateThreadRequest(request_id=_request_id(request, body.request_id), title=body.title)
         answer = await self._forward(request, "CreateThread", wanted, pb.CreateThreadResponse)
         return ApiResponse(to_json(answer.thread), 201)
 
     async def get_thread(self, request: Request) -> Response:
-        """GET /v1/threads/{thread_id}."""
+        """A thread."""
         reading.query(request, reading.NoQuery)
         wanted = pb.GetThreadRequest(thread_id=request.path_params["thread_id"])
         answer = await self._forward(request, "GetThread", wanted, pb.GetThreadResponse)
         return ApiResponse(to_json(answer.thread))
 
     async def list_threads(self, request: Request) -> Response:
-        """GET /v1/threads, newest first, by page."""
+        """The threads, newest first, by page."""
         wanted = pb.ListThreadsRequest(**reading.query(request, reading.PageQuery).model_dump())
         return ApiResponse(to_json(await self._forward(request, "ListThreads", wanted, pb.ListThreadsResponse)))
 
     async def rename_thread(self, request: Request) -> Response:
-        """PATCH /v1/threads/{thread_id}; the body is {"title"}."""
+        """Gives a thread another title."""
         body = await reading.json_body(request, reading.RenameThreadBody, self._call_seconds)
         wanted = pb.RenameThreadRequest(thread_id=request.path_params["thread_id"], title=body.title)
         answer = await self._forward(request, "RenameThread", wanted, pb.RenameThreadResponse)
         return ApiResponse(to_json(answer.thread))
 
     async def delete_thread(self, request: Request) -> Response:
-        """DELETE /v1/threads/{thread_id}."""
+        """Takes a thread off the list; its runs stay."""
         reading.query(request, reading.NoQuery)
         wanted = pb.DeleteThreadRequest(thread_id=request.path_params["thread_id"])
         await self._forward(request, "DeleteThread", wanted, pb.DeleteThreadResponse)
         return Response(status_code=204)
 
     async def list_corpora(self, request: Request) -> Response:
-        """GET /v1/corpora, by name, by page."""
+        """The corpora by name, by page."""
         wanted = pb.ListCorporaRequest(**reading.query(request, reading.PageQuery).model_dump())
         return ApiResponse(to_json(await self._forward(request, "ListCorpora", wanted, pb.ListCorporaResponse)))
 
     async def upload_corpus(self, request: Request) -> Response:
-        """PUT /v1/corpora/{name}: the body is the file, passed on as it comes."""
+        """Stores the body, a file, under the name; it is passed on as it comes."""
         reading.query(request, reading.NoQuery)
         header = pb.UploadHeader(name=request.path_params["name"], media_type=reading.media_type(request))
-        signed_context = asker_of(request.scope).signed_context
+        asker = asker_of(request.scope)
         try:
-            async with asyncio.timeout(UPLOAD_SECONDS):
-                answer = await self._operations.upload_corpus(_parts(request, header), signed_context, UPLOAD_SECONDS)
+            with self._admission.call("UploadCorpus", asker.user):
+                async with asyncio.timeout(UPLOAD_SECONDS):
+                    parts = _parts(request, header)
+                    answer = await self._operations.upload_corpus(parts, asker.signed_context, UPLOAD_SECONDS)
         except TimeoutError:
             raise CarrelError(Kind.TIMEOUT, "DEADLINE_EXCEEDED", "The upload took too long.") from None
         return ApiResponse(to_json(pb.UploadCorpusResponse.FromString(answer).corpus))
 
     async def delete_corpus(self, request: Request) -> Response:
-        """DELETE /v1/corpora/{name}: 204."""
+        """Deletes a corpus and its bytes."""
         reading.query(request, reading.NoQuery)
         wanted = pb.DeleteCorpusRequest(name=request.path_params["name"])
         await self._forward(request, "DeleteCorpus", wanted, pb.DeleteCorpusResponse)
@@ -183,8 +191,18 @@ class Api:
 
     async def _forward(self, request: Request, method: str, wanted: Message, answer: type[A]) -> A:
         encoded, seconds = wanted.SerializeToString(), self._call_seconds
-        made = self._reissue(request).call(lambda signed: self._operations.forward(method, encoded, signed, seconds))
-        return answer.FromString(await made)
+        with self._admission.call(method, asker_of(request.scope).user):
+            return answer.FromString(
+                await self._reissue(request).call(
+                    lambda signed: self._operations.forward(method, encoded, signed, seconds)
+                )
+            )
+
+    async def _streamed(
+        self, request: Request, method: str, make: Callable[[bytes], AsyncGenerator[bytes, None]]
+    ) -> Response:
+        messages = self._reissue(request).stream(make)
+        return await event_stream(self._admission.messages(method, asker_of(request.scope).user, messages))
 
     def _reissue(self, request: Request) -> Reissue:
         signed_context = asker_of(request.scope).signed_context

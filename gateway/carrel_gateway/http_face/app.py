@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from carrel_gateway.contexts import Contexts
+from carrel_gateway.http_face import openapi
 from carrel_gateway.http_face.api import Api
 from carrel_gateway.http_face.health import Health
 from carrel_gateway.http_face.layers import AccessLog, ErrorMask, Identity, Telemetry
+from carrel_gateway.http_face.paths import PATHS, Endpoint
 from carrel_gateway.http_face.problems import routing_problem
 
 
-def http_app(api: Api, health: Health, contexts: Contexts) -> Starlette:
+def http_app(api: Api, health: Health, contexts: Contexts, cors_origins: Sequence[str] = ()) -> Starlette:
     """The application. Its layers, outermost first, stand in the order of the gRPC server's, for the same reasons."""
     app = Starlette(
         routes=routes(api, health),
         middleware=[
             Middleware(AccessLog),
             Middleware(Telemetry),
+            *_cors(cors_origins),
             Middleware(ErrorMask),
             Middleware(Identity, contexts=contexts),
         ],
@@ -30,27 +38,41 @@ def http_app(api: Api, health: Health, contexts: Contexts) -> Starlette:
     return app
 
 
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """Lets pages of these origins call with a credential that they hold themselves; no cookie ever counts here.
+
+    Outside of errors and identity: a browser's preflight carries no credential, and pages should see why they are refused.
+    """
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id", "traceparent"],
+            expose_headers=["retry-after"],
+            max_age=600,
+        )
+    ]
+
+
 def routes(api: Api, health: Health) -> list[Route]:
-    """All paths."""
+    """All paths, each once with all its verbs: what a 405 says is allowed must be all of them."""
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for path in PATHS:
+        by_path.setdefault(path.path, {})[path.verb] = path.endpoint
     return [
         Route("/healthz", health.alive),
         Route("/readyz", health.ready),
-        Route("/v1/runs", api.start_run, methods=["POST"]),
-        Route("/v1/runs", api.list_runs),
-        Route("/v1/runs/{run_id}", api.get_run),
-        Route("/v1/runs/{run_id}/cancel", api.cancel_run, methods=["POST"]),
-        Route("/v1/runs/{run_id}/events", api.watch_run),
-        Route("/v1/events", api.subscribe),
-        Route("/v1/events/page", api.list_events),
-        Route("/v1/threads", api.create_thread, methods=["POST"]),
-        Route("/v1/threads", api.list_threads),
-        Route("/v1/threads/{thread_id}", api.get_thread),
-        Route("/v1/threads/{thread_id}", api.rename_thread, methods=["PATCH"]),
-        Route("/v1/threads/{thread_id}", api.delete_thread, methods=["DELETE"]),
-        Route("/v1/corpora", api.list_corpora),
-        Route("/v1/corpora/{name}", api.upload_corpus, methods=["PUT"]),
-        Route("/v1/corpora/{name}", api.delete_corpus, methods=["DELETE"]),
-        Route("/v1/agents", api.list_agents),
-        Route("/v1/tools", api.list_tools),
-        Route("/v1/tool-calls", api.list_tool_calls),
+        Route(openapi.PATH, openapi.Document().serve),
+        *(Route(path, _by_verb(api, endpoints), methods=list(endpoints)) for path, endpoints in by_path.items()),
     ]
+
+
+def _by_verb(api: Api, endpoints: Mapping[str, Endpoint]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        verb = "GET" if request.method == "HEAD" else request.method
+        return await endpoints[verb](api, request)
+
+    return answer

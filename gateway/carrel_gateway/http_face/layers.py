@@ -16,9 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.logs import get_logger
 from carrel_gateway.contexts import Asker, Contexts
+from carrel_gateway.credentials import one_authorization
 from carrel_gateway.http_face.problems import problem
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """Everything else wants a credential, what does not exist too: a path that somebody forgets to protect is closed."""
 
 _GONE = 499
@@ -144,5 +145,7 @@ class Identity:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] not in OPEN_PATHS:
-            call_of(scope).asker = await self._contexts.of(Headers(scope=scope).get("authorization"))
+            call_of(scope).asker = await self._contexts.of(
+                one_authorization(Headers(scope=scope).getlist("authorization"))
+            )
         await self._app(scope, receive, send)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from carrel_gateway.http_face.connections import guarded
 
 BACKLOG = 2048
 MAX_HEADER_BYTES = 32 * 1024
@@ -25,7 +28,17 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Serves an application on `listen`, "host:port"; port 0 takes a free one, see `port`."""
 
-    def __init__(self, app: ASGIApp, listen: str, drain_seconds: float, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listen: str,
+        drain_seconds: float,
+        on_end: Callable[[], None],
+        *,
+        most_connections: int,
+        head_seconds: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.port = 0
         self._listen = listen
         self._on_end = on_end
@@ -35,11 +48,12 @@ class HttpServer:
                 lifespan="off",
                 ws="none",
                 # httptools is faster and keeps headers of any length: 30 MB of one, from anybody, were kept in a test.
-                http="h11",
+                http=guarded(most_connections, head_seconds),
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                ssl_context_factory=None if tls is None else lambda *_: tls,
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )

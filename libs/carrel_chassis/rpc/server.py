@@ -66,7 +66,11 @@ class RpcServer:
     """A gRPC server in the making, then serving."""
 
     def __init__(
-        self, settings: ServiceSettings, authenticator: Authenticator, revocations: Revocations | None = None
+        self,
+        settings: ServiceSettings,
+        authenticator: Authenticator,
+        revocations: Revocations | None = None,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self.stopping = asyncio.Event()
         """Set when the server drains; streams watch it and end themselves."""
@@ -76,6 +80,7 @@ class RpcServer:
         self._revocations = revocations
         self._fail_closed = settings.revocation_fail_closed
         self._saying: set[asyncio.Task[None]] = set()
+        self._credentials = credentials
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health_aio.HealthServicer()
         self._services: list[str] = []
@@ -122,7 +127,11 @@ class RpcServer:
         names = (*self._services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         try:
-            self.port = self._server.add_insecure_port(self._settings.listen)
+            self.port = (
+                self._server.add_insecure_port(self._settings.listen)
+                if self._credentials is None
+                else self._server.add_secure_port(self._settings.listen, self._credentials)
+            )
         except RuntimeError:
             raise OSError(
                 f"{self._settings.listen} is in use; stop what listens there or choose another port."

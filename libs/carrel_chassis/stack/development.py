@@ -42,27 +42,28 @@ class Operator:
 
     def __init__(self, data_dir: Path, context_address: str) -> None:
         self.signer = ServiceSigner("operator", read_key(data_dir / "keys" / "operator.key"), time.time)
-        self._context = Peer("context", context_address, self.signer)
-        self._stub: rpc.ContextServiceAsyncStub = rpc.ContextServiceStub(self._context.channel)
+        self.context = Peer("context", context_address, self.signer)
+        """The context service, as the operator calls it."""
+        self._stub: rpc.ContextServiceAsyncStub = rpc.ContextServiceStub(self.context.channel)
 
     async def signed_context(self, tenant_id: str, user_id: str) -> bytes:
         """A signed context of the user, as the gateway would get it: what goes into `user-context-bin`."""
         user = pb.AuthenticatedUser(tenant_id=tenant_id, user_id=user_id, session_id=new_id("session"))
         request = pb.IssueContextRequest(user=user, request_id=new_id("request"))
         with remote_errors():
-            answer = await self._stub.IssueContext(request, metadata=self._context.metadata(), timeout=10.0)
+            answer = await self._stub.IssueContext(request, metadata=self.context.metadata(), timeout=10.0)
         return answer.signed_context.SerializeToString(deterministic=True)
 
     async def create_api_key(self, tenant_id: str, user_id: str, label: str) -> str:
         """A new API key of the user; this is the only time its text is seen."""
         request = pb.CreateApiKeyRequest(tenant_id=tenant_id, user_id=user_id, label=label)
         with remote_errors():
-            answer = await self._stub.CreateApiKey(request, metadata=self._context.metadata(), timeout=10.0)
+            answer = await self._stub.CreateApiKey(request, metadata=self.context.metadata(), timeout=10.0)
         return answer.api_key
 
     async def close(self) -> None:
         """Closes the channel."""
-        await self._context.close()
+        await self.context.close()
 
 
 def as_metadata_value(signed_context: bytes) -> str:

@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+carrel/api/context/v1/context_service.proto\x12\x15\x63\x61rrel.api.context.v1\x1a(carrel/api/context/v1/user_context.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\x11\x41uthenticatedUser\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"\xc7\x01\n\x13IssueContextRequest\x12\x38\n\x04user\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.AuthenticatedUserH\x00\x12\x11\n\x07\x61pi_key\x18\x02 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rconnection_id\x18\x04 \x01(\t\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\tprincipal\"X\n\x14IssueContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\xb6\x01\n\x16\x45xchangeContextRequest\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x11\n\taudiences\x18\x02 \x03(\t\x12\x35\n\x06limits\x18\x03 \x01(\x0b\x32%.carrel.api.context.v1.ResourceLimits\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tthread_id\x18\x05 \x01(\t\"[\n\x17\x45xchangeContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\xa5\x01\n\x16IssueRunContextRequest\x12\x37\n\x05grant\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x0f\n\x07\x63losing\x18\x06 \x01(\x08\"[\n\x17IssueRunContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\x18\n\x16ListSigningKeysRequest\"_\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12-\n\tsign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x17ListSigningKeysResponse\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.carrel.api.context.v1.SigningKey\"\x1a\n\x18RotateSigningKeysRequest\"K\n\x19RotateSigningKeysResponse\x12.\n\x03key\x18\x01 \x01(\x0b\x32!.carrel.api.context.v1.SigningKey\"H\n\x13\x43reateApiKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\";\n\x14\x43reateApiKeyResponse\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t2\xfe\x06\n\x0e\x43ontextService\x12\x82\x01\n\x0cIssueContext\x12*.carrel.api.context.v1.IssueContextRequest\x1a+.carrel.api.context.v1.IssueContextResponse\"\x19\x8a\xc0\x18\x15\x08\x02\x1a\x07gateway\x1a\x08operator\x12x\n\x0f\x45xchangeContext\x12-.carrel.api.context.v1.ExchangeContextRequest\x1a..carrel.api.context.v1.ExchangeContextResponse\"\x06\x8a\xc0\x18\x02\x08\x01\x12\x89\x01\n\x0fIssueRunContext\x12-.carrel.api.context.v1.IssueRunContextRequest\x1a..carrel.api.context.v1.IssueRunContextResponse\"\x17\x8a\xc0\x18\x13\x08\x02\x1a\x0f\x61gent-execution\x12\xb9\x01\n\x0fListSigningKeys\x12-.carrel.api.context.v1.ListSigningKeysRequest\x1a..carrel.api.context.v1.ListSigningKeysResponse\"G\x8a\xc0\x18\x43\x08\x02\x1a\x07gateway\x1a\x0f\x61gent-execution\x1a\rtool-dispatch\x1a\x0c\x65vent-stream\x1a\x08operator\x12\x9c\x01\n\x11RotateSigningKeys\x12/.carrel.api.context.v1.RotateSigningKeysRequest\x1a\x30.carrel.api.context.v1.RotateSigningKeysResponse\"$\x8a\xc0\x18 \x08\x05\x12\x12\x61\x64min.signing_keys\x1a\x08operator\x12\x85\x01\n\x0c\x43reateApiKey\x12*.carrel.api.context.v1.CreateApiKeyRequest\x1a+.carrel.api.context.v1.CreateApiKeyResponse\"\x1c\x8a\xc0\x18\x18\x08\x05\x12\nadmin.keys\x1a\x08operatorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+carrel/api/context/v1/context_service.proto\x12\x15\x63\x61rrel.api.context.v1\x1a(carrel/api/context/v1/user_context.proto\x1a!carrel/api/policy/v1/policy.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"K\n\x11\x41uthenticatedUser\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"G\n\x0cScheduledJob\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x13\n\x0bschedule_id\x18\x03 \x01(\t\"%\n\x10ServicePrincipal\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"\xc1\x02\n\x13IssueContextRequest\x12\x38\n\x04user\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.AuthenticatedUserH\x00\x12\x11\n\x07\x61pi_key\x18\x02 \x01(\tH\x00\x12<\n\rscheduled_job\x18\x06 \x01(\x0b\x32#.carrel.api.context.v1.ScheduledJobH\x00\x12:\n\x07service\x18\x07 \x01(\x0b\x32\'.carrel.api.context.v1.ServicePrincipalH\x00\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rconnection_id\x18\x04 \x01(\t\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\tprincipal\"X\n\x14IssueContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\xb6\x01\n\x16\x45xchangeContextRequest\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x11\n\taudiences\x18\x02 \x03(\t\x12\x35\n\x06limits\x18\x03 \x01(\x0b\x32%.carrel.api.context.v1.ResourceLimits\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tthread_id\x18\x05 \x01(\t\"[\n\x17\x45xchangeContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"\xa5\x01\n\x16IssueRunContextRequest\x12\x37\n\x05grant\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x0f\n\x07\x63losing\x18\x06 \x01(\x08\"[\n\x17IssueRunContextResponse\x12@\n\x0esigned_context\x18\x01 \x01(\x0b\x32(.carrel.api.context.v1.SignedUserContext\"A\n\x15InspectContextRequest\x12\x16\n\x0esigned_context\x18\x01 \x01(\x0c\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\"\x83\x01\n\x0c\x43ontextCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x07outcome\x18\x02 \x01(\x0e\x32#.carrel.api.context.v1.CheckOutcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06weight\x18\x05 \x01(\r\"\x91\x01\n\x16InspectContextResponse\x12\r\n\x05score\x18\x01 \x01(\r\x12\x33\n\x06\x63hecks\x18\x02 \x03(\x0b\x32#.carrel.api.context.v1.ContextCheck\x12\x33\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\".carrel.api.context.v1.UserContext\"\x18\n\x16ListSigningKeysRequest\"_\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12-\n\tsign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x17ListSigningKeysResponse\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.carrel.api.context.v1.SigningKey\"\x1a\n\x18RotateSigningKeysRequest\"K\n\x19RotateSigningKeysResponse\x12.\n\x03key\x18\x01 \x01(\x0b\x32!.carrel.api.context.v1.SigningKey\"H\n\x13\x43reateApiKeyRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\";\n\x14\x43reateApiKeyResponse\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x02 \x01(\t*}\n\x0c\x43heckOutcome\x12\x1d\n\x19\x43HECK_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HECK_OUTCOME_PASSED\x10\x01\x12\x18\n\x14\x43HECK_OUTCOME_FAILED\x10\x02\x12\x1a\n\x16\x43HECK_OUTCOME_NOT_MADE\x10\x03\x32\xc0\x08\n\x0e\x43ontextService\x12\xb0\x01\n\x0cIssueContext\x12*.carrel.api.context.v1.IssueContextRequest\x1a+.carrel.api.context.v1.IssueContextResponse\"G\x8a\xc0\x18\x43\x08\x02\x1a\x07gateway\x1a\x08operator\x1a\x0f\x61gent-execution\x1a\rtool-dispatch\x1a\x0c\x65vent-stream\x12x\n\x0f\x45xchangeContext\x12-.carrel.api.context.v1.ExchangeContextRequest\x1a..carrel.api.context.v1.ExchangeContextResponse\"\x06\x8a\xc0\x18\x02\x08\x01\x12\x89\x01\n\x0fIssueRunContext\x12-.carrel.api.context.v1.IssueRunContextRequest\x1a..carrel.api.context.v1.IssueRunContextResponse\"\x17\x8a\xc0\x18\x13\x08\x02\x1a\x0f\x61gent-execution\x12\x91\x01\n\x0eInspectContext\x12,.carrel.api.context.v1.InspectContextRequest\x1a-.carrel.api.context.v1.InspectContextResponse\"\"\x8a\xc0\x18\x1e\x08\x05\x12\x10\x63ontexts.inspect\x1a\x08operator\x12\xb9\x01\n\x0fListSigningKeys\x12-.carrel.api.context.v1.ListSigningKeysRequest\x1a..carrel.api.context.v1.ListSigningKeysResponse\"G\x8a\xc0\x18\x43\x08\x02\x1a\x07gateway\x1a\x0f\x61gent-execution\x1a\rtool-dispatch\x1a\x0c\x65vent-stream\x1a\x08operator\x12\x9c\x01\n\x11RotateSigningKeys\x12/.carrel.api.context.v1.RotateSigningKeysRequest\x1a\x30.carrel.api.context.v1.RotateSigningKeysResponse\"$\x8a\xc0\x18 \x08\x05\x12\x12\x61\x64min.signing_keys\x1a\x08operator\x12\x85\x01\n\x0c\x43reateApiKey\x12*.carrel.api.context.v1.CreateApiKeyRequest\x1a+.carrel.api.context.v1.CreateApiKeyResponse\"\x1c\x8a\xc0\x18\x18\x08\x05\x12\nadmin.keys\x1a\x08operatorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,45 +36,59 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carrel.api.context.v1.conte
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTEXTSERVICE'].methods_by_name['IssueContext']._loaded_options = None
-  _globals['_CONTEXTSERVICE'].methods_by_name['IssueContext']._serialized_options = b'\212\300\030\025\010\002\032\007gateway\032\010operator'
+  _globals['_CONTEXTSERVICE'].methods_by_name['IssueContext']._serialized_options = b'\212\300\030C\010\002\032\007gateway\032\010operator\032\017agent-execution\032\rtool-dispatch\032\014event-stream'
   _globals['_CONTEXTSERVICE'].methods_by_name['ExchangeContext']._loaded_options = None
   _globals['_CONTEXTSERVICE'].methods_by_name['ExchangeContext']._serialized_options = b'\212\300\030\002\010\001'
   _globals['_CONTEXTSERVICE'].methods_by_name['IssueRunContext']._loaded_options = None
   _globals['_CONTEXTSERVICE'].methods_by_name['IssueRunContext']._serialized_options = b'\212\300\030\023\010\002\032\017agent-execution'
+  _globals['_CONTEXTSERVICE'].methods_by_name['InspectContext']._loaded_options = None
+  _globals['_CONTEXTSERVICE'].methods_by_name['InspectContext']._serialized_options = b'\212\300\030\036\010\005\022\020contexts.inspect\032\010operator'
   _globals['_CONTEXTSERVICE'].methods_by_name['ListSigningKeys']._loaded_options = None
   _globals['_CONTEXTSERVICE'].methods_by_name['ListSigningKeys']._serialized_options = b'\212\300\030C\010\002\032\007gateway\032\017agent-execution\032\rtool-dispatch\032\014event-stream\032\010operator'
   _globals['_CONTEXTSERVICE'].methods_by_name['RotateSigningKeys']._loaded_options = None
   _globals['_CONTEXTSERVICE'].methods_by_name['RotateSigningKeys']._serialized_options = b'\212\300\030 \010\005\022\022admin.signing_keys\032\010operator'
   _globals['_CONTEXTSERVICE'].methods_by_name['CreateApiKey']._loaded_options = None
   _globals['_CONTEXTSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\212\300\030\030\010\005\022\nadmin.keys\032\010operator'
+  _globals['_CHECKOUTCOME']._serialized_start=2142
+  _globals['_CHECKOUTCOME']._serialized_end=2267
   _globals['_AUTHENTICATEDUSER']._serialized_start=212
   _globals['_AUTHENTICATEDUSER']._serialized_end=287
-  _globals['_ISSUECONTEXTREQUEST']._serialized_start=290
-  _globals['_ISSUECONTEXTREQUEST']._serialized_end=489
-  _globals['_ISSUECONTEXTRESPONSE']._serialized_start=491
-  _globals['_ISSUECONTEXTRESPONSE']._serialized_end=579
-  _globals['_EXCHANGECONTEXTREQUEST']._serialized_start=582
-  _globals['_EXCHANGECONTEXTREQUEST']._serialized_end=764
-  _globals['_EXCHANGECONTEXTRESPONSE']._serialized_start=766
-  _globals['_EXCHANGECONTEXTRESPONSE']._serialized_end=857
-  _globals['_ISSUERUNCONTEXTREQUEST']._serialized_start=860
-  _globals['_ISSUERUNCONTEXTREQUEST']._serialized_end=1025
-  _globals['_ISSUERUNCONTEXTRESPONSE']._serialized_start=1027
-  _globals['_ISSUERUNCONTEXTRESPONSE']._serialized_end=1118
-  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=1120
-  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=1144
-  _globals['_SIGNINGKEY']._serialized_start=1146
-  _globals['_SIGNINGKEY']._serialized_end=1241
-  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=1243
-  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=1317
-  _globals['_ROTATESIGNINGKEYSREQUEST']._serialized_start=1319
-  _globals['_ROTATESIGNINGKEYSREQUEST']._serialized_end=1345
-  _globals['_ROTATESIGNINGKEYSRESPONSE']._serialized_start=1347
-  _globals['_ROTATESIGNINGKEYSRESPONSE']._serialized_end=1422
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1424
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1496
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1498
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1557
-  _globals['_CONTEXTSERVICE']._serialized_start=1560
-  _globals['_CONTEXTSERVICE']._serialized_end=2454
+  _globals['_SCHEDULEDJOB']._serialized_start=289
+  _globals['_SCHEDULEDJOB']._serialized_end=360
+  _globals['_SERVICEPRINCIPAL']._serialized_start=362
+  _globals['_SERVICEPRINCIPAL']._serialized_end=399
+  _globals['_ISSUECONTEXTREQUEST']._serialized_start=402
+  _globals['_ISSUECONTEXTREQUEST']._serialized_end=723
+  _globals['_ISSUECONTEXTRESPONSE']._serialized_start=725
+  _globals['_ISSUECONTEXTRESPONSE']._serialized_end=813
+  _globals['_EXCHANGECONTEXTREQUEST']._serialized_start=816
+  _globals['_EXCHANGECONTEXTREQUEST']._serialized_end=998
+  _globals['_EXCHANGECONTEXTRESPONSE']._serialized_start=1000
+  _globals['_EXCHANGECONTEXTRESPONSE']._serialized_end=1091
+  _globals['_ISSUERUNCONTEXTREQUEST']._serialized_start=1094
+  _globals['_ISSUERUNCONTEXTREQUEST']._serialized_end=1259
+  _globals['_ISSUERUNCONTEXTRESPONSE']._serialized_start=1261
+  _globals['_ISSUERUNCONTEXTRESPONSE']._serialized_end=1352
+  _globals['_INSPECTCONTEXTREQUEST']._serialized_start=1354
+  _globals['_INSPECTCONTEXTREQUEST']._serialized_end=1419
+  _globals['_CONTEXTCHECK']._serialized_start=1422
+  _globals['_CONTEXTCHECK']._serialized_end=1553
+  _globals['_INSPECTCONTEXTRESPONSE']._serialized_start=1556
+  _globals['_INSPECTCONTEXTRESPONSE']._serialized_end=1701
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=1703
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=1727
+  _globals['_SIGNINGKEY']._serialized_start=1729
+  _globals['_SIGNINGKEY']._serialized_end=1824
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=1826
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=1900
+  _globals['_ROTATESIGNINGKEYSREQUEST']._serialized_start=1902
+  _globals['_ROTATESIGNINGKEYSREQUEST']._serialized_end=1928
+  _globals['_ROTATESIGNINGKEYSRESPONSE']._serialized_start=1930
+  _globals['_ROTATESIGNINGKEYSRESPONSE']._serialized_end=2005
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=2007
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=2079
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=2081
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=2140
+  _globals['_CONTEXTSERVICE']._serialized_start=2270
+  _globals['_CONTEXTSERVICE']._serialized_end=3358
 # @@protoc_insertion_point(module_scope)

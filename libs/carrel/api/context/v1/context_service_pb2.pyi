@@ -10,6 +10,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,28 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CheckOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CheckOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHECK_OUTCOME_UNSPECIFIED: _CheckOutcome.ValueType  # 0
+    CHECK_OUTCOME_PASSED: _CheckOutcome.ValueType  # 1
+    CHECK_OUTCOME_FAILED: _CheckOutcome.ValueType  # 2
+    CHECK_OUTCOME_NOT_MADE: _CheckOutcome.ValueType  # 3
+    """It needs what another check did not find: the user of bytes that hold no context cannot be looked up."""
+
+class CheckOutcome(_CheckOutcome, metaclass=_CheckOutcomeEnumTypeWrapper):
+    """How a check went."""
+
+CHECK_OUTCOME_UNSPECIFIED: CheckOutcome.ValueType  # 0
+CHECK_OUTCOME_PASSED: CheckOutcome.ValueType  # 1
+CHECK_OUTCOME_FAILED: CheckOutcome.ValueType  # 2
+CHECK_OUTCOME_NOT_MADE: CheckOutcome.ValueType  # 3
+"""It needs what another check did not find: the user of bytes that hold no context cannot be looked up."""
+Global___CheckOutcome: _TypeAlias = CheckOutcome  # noqa: Y015
 
 @_typing.final
 class AuthenticatedUser(_message.Message):
@@ -49,6 +72,54 @@ class AuthenticatedUser(_message.Message):
 Global___AuthenticatedUser: _TypeAlias = AuthenticatedUser  # noqa: Y015
 
 @_typing.final
+class ScheduledJob(_message.Message):
+    """A job that a user has scheduled: nobody is signed in when it runs, and the schedule is its session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    user_id: _builtins.str
+    schedule_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_id", b"schedule_id", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduledJob: _TypeAlias = ScheduledJob  # noqa: Y015
+
+@_typing.final
+class ServicePrincipal(_message.Message):
+    """The calling service itself, in one tenant: a user "service.NAME" whose rights are administered like anybody's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServicePrincipal: _TypeAlias = ServicePrincipal  # noqa: Y015
+
+@_typing.final
 class IssueContextRequest(_message.Message):
     """Asks for the context of a user."""
 
@@ -56,6 +127,8 @@ class IssueContextRequest(_message.Message):
 
     USER_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
+    SCHEDULED_JOB_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CONNECTION_ID_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
@@ -66,6 +139,10 @@ class IssueContextRequest(_message.Message):
     @_builtins.property
     def user(self) -> Global___AuthenticatedUser: ...
     @_builtins.property
+    def scheduled_job(self) -> Global___ScheduledJob: ...
+    @_builtins.property
+    def service(self) -> Global___ServicePrincipal: ...
+    @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
         """At most 5 minutes; absent means 5 minutes."""
 
@@ -74,15 +151,17 @@ class IssueContextRequest(_message.Message):
         *,
         user: Global___AuthenticatedUser | None = ...,
         api_key: _builtins.str = ...,
+        scheduled_job: Global___ScheduledJob | None = ...,
+        service: Global___ServicePrincipal | None = ...,
         request_id: _builtins.str = ...,
         connection_id: _builtins.str = ...,
         lifetime: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "lifetime", b"lifetime", "principal", b"principal", "user", b"user"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "lifetime", b"lifetime", "principal", b"principal", "scheduled_job", b"scheduled_job", "service", b"service", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "connection_id", b"connection_id", "lifetime", b"lifetime", "principal", b"principal", "request_id", b"request_id", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "connection_id", b"connection_id", "lifetime", b"lifetime", "principal", b"principal", "request_id", b"request_id", "scheduled_job", b"scheduled_job", "service", b"service", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_principal: _TypeAlias = _typing.Literal["user", "api_key"]  # noqa: Y015
+    _WhichOneofReturnType_principal: _TypeAlias = _typing.Literal["user", "api_key", "scheduled_job", "service"]  # noqa: Y015
     _WhichOneofArgType_principal: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_principal) -> _WhichOneofReturnType_principal | None: ...
 
@@ -231,6 +310,101 @@ class IssueRunContextResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IssueRunContextResponse: _TypeAlias = IssueRunContextResponse  # noqa: Y015
+
+@_typing.final
+class InspectContextRequest(_message.Message):
+    """Asks what a context is worth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNED_CONTEXT_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    signed_context: _builtins.bytes
+    """The bytes of `user-context-bin`, whatever they are."""
+    audience: _builtins.str
+    """The service that refused it; empty means any."""
+    def __init__(
+        self,
+        *,
+        signed_context: _builtins.bytes = ...,
+        audience: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "signed_context", b"signed_context"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectContextRequest: _TypeAlias = InspectContextRequest  # noqa: Y015
+
+@_typing.final
+class ContextCheck(_message.Message):
+    """One check of a context."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"form", "signature", "times", "audience", "placeholders", "depth", "session", "permissions"."""
+    outcome: Global___CheckOutcome.ValueType
+    reason: _builtins.str
+    """What a call is refused for, as "CONTEXT_EXPIRED"; empty when it passed."""
+    message: _builtins.str
+    """What was found."""
+    weight: _builtins.int
+    """What it adds to the score when it passes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        outcome: Global___CheckOutcome.ValueType = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "outcome", b"outcome", "reason", b"reason", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextCheck: _TypeAlias = ContextCheck  # noqa: Y015
+
+@_typing.final
+class InspectContextResponse(_message.Message):
+    """What a context is worth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    score: _builtins.int
+    """0 to 100: the weights of the checks that passed. A service takes a context of 100 alone."""
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextCheck]: ...
+    @_builtins.property
+    def context(self) -> _user_context_pb2.UserContext:
+        """What it says of itself, if it can be read; true only if the signature is good."""
+
+    def __init__(
+        self,
+        *,
+        score: _builtins.int = ...,
+        checks: _abc.Iterable[Global___ContextCheck] | None = ...,
+        context: _user_context_pb2.UserContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "context", b"context", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectContextResponse: _TypeAlias = InspectContextResponse  # noqa: Y015
 
 @_typing.final
 class ListSigningKeysRequest(_message.Message):

@@ -50,6 +50,11 @@ class ContextServiceStub:
                 request_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.IssueRunContextRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.IssueRunContextResponse.FromString,
                 _registered_method=True)
+        self.InspectContext = channel.unary_unary(
+                '/carrel.api.context.v1.ContextService/InspectContext',
+                request_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.InspectContextRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.InspectContextResponse.FromString,
+                _registered_method=True)
         self.ListSigningKeys = channel.unary_unary(
                 '/carrel.api.context.v1.ContextService/ListSigningKeys',
                 request_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.ListSigningKeysRequest.SerializeToString,
@@ -72,7 +77,9 @@ class ContextServiceServicer:
     """
 
     def IssueContext(self, request, context):
-        """Issues the context of a user whose credential the gateway has checked, or of an API key that this service checks.
+        """Issues the context of a user whose credential the gateway has checked, of an API key that this service checks, of a job that was
+        scheduled by a user, or of the calling service itself. Each service may ask for the kinds that its work needs: the gateway for the
+        first two, agent-execution for jobs, all for themselves; else it fails with PERMISSION_DENIED (SERVICE_NOT_ALLOWED).
         Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user, and with UNAUTHENTICATED
         (CONTEXT_REVOKED) for a revoked user or session; the caller passes that on.
         The context may be used for many calls until it expires.
@@ -94,6 +101,14 @@ class ContextServiceServicer:
         The user and the permissions are checked anew each time. Fails with UNAUTHENTICATED (CONTEXT_SIGNATURE_INVALID, CREDENTIAL_INVALID)
         when the grant is not genuine or the user may no longer act, and with UNAUTHENTICATED (CONTEXT_REVOKED) when the user, the session
         or the run has been revoked; the run must then end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectContext(self, request, context):
+        """Looks at a context as the service of an audience would, and says for each check how it went: why was a call refused?
+        Whoever is no administrator of all tenants is told nothing of another tenant's: PERMISSION_DENIED (SCOPE_MISSING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +155,11 @@ def add_ContextServiceServicer_to_server(servicer, server):
                     servicer.IssueRunContext,
                     request_deserializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.IssueRunContextRequest.FromString,
                     response_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.IssueRunContextResponse.SerializeToString,
+            ),
+            'InspectContext': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectContext,
+                    request_deserializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.InspectContextRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.InspectContextResponse.SerializeToString,
             ),
             'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSigningKeys,
@@ -239,6 +259,33 @@ class ContextService:
             '/carrel.api.context.v1.ContextService/IssueRunContext',
             carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.IssueRunContextRequest.SerializeToString,
             carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.IssueRunContextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectContext(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.context.v1.ContextService/InspectContext',
+            carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.InspectContextRequest.SerializeToString,
+            carrel_dot_api_dot_context_dot_v1_dot_context__service__pb2.InspectContextResponse.FromString,
             options,
             channel_credentials,
             insecure,

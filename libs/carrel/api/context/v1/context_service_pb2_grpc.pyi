@@ -34,7 +34,9 @@ class ContextServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ContextServiceAsyncStub: ...
     IssueContext: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.IssueContextRequest, _context_service_pb2.IssueContextResponse]
-    """Issues the context of a user whose credential the gateway has checked, or of an API key that this service checks.
+    """Issues the context of a user whose credential the gateway has checked, of an API key that this service checks, of a job that was
+    scheduled by a user, or of the calling service itself. Each service may ask for the kinds that its work needs: the gateway for the
+    first two, agent-execution for jobs, all for themselves; else it fails with PERMISSION_DENIED (SERVICE_NOT_ALLOWED).
     Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user, and with UNAUTHENTICATED
     (CONTEXT_REVOKED) for a revoked user or session; the caller passes that on.
     The context may be used for many calls until it expires.
@@ -48,6 +50,10 @@ class ContextServiceStub:
     The user and the permissions are checked anew each time. Fails with UNAUTHENTICATED (CONTEXT_SIGNATURE_INVALID, CREDENTIAL_INVALID)
     when the grant is not genuine or the user may no longer act, and with UNAUTHENTICATED (CONTEXT_REVOKED) when the user, the session
     or the run has been revoked; the run must then end.
+    """
+    InspectContext: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.InspectContextRequest, _context_service_pb2.InspectContextResponse]
+    """Looks at a context as the service of an audience would, and says for each check how it went: why was a call refused?
+    Whoever is no administrator of all tenants is told nothing of another tenant's: PERMISSION_DENIED (SCOPE_MISSING).
     """
     ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_context_service_pb2.ListSigningKeysRequest, _context_service_pb2.ListSigningKeysResponse]
     """Lists the public keys that verify contexts. Callers keep them, and ask again when they meet an unknown key id."""
@@ -67,7 +73,9 @@ class ContextServiceAsyncStub(ContextServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueContext: _aio.UnaryUnaryMultiCallable[_context_service_pb2.IssueContextRequest, _context_service_pb2.IssueContextResponse]  # type: ignore[assignment]
-    """Issues the context of a user whose credential the gateway has checked, or of an API key that this service checks.
+    """Issues the context of a user whose credential the gateway has checked, of an API key that this service checks, of a job that was
+    scheduled by a user, or of the calling service itself. Each service may ask for the kinds that its work needs: the gateway for the
+    first two, agent-execution for jobs, all for themselves; else it fails with PERMISSION_DENIED (SERVICE_NOT_ALLOWED).
     Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user, and with UNAUTHENTICATED
     (CONTEXT_REVOKED) for a revoked user or session; the caller passes that on.
     The context may be used for many calls until it expires.
@@ -81,6 +89,10 @@ class ContextServiceAsyncStub(ContextServiceStub):
     The user and the permissions are checked anew each time. Fails with UNAUTHENTICATED (CONTEXT_SIGNATURE_INVALID, CREDENTIAL_INVALID)
     when the grant is not genuine or the user may no longer act, and with UNAUTHENTICATED (CONTEXT_REVOKED) when the user, the session
     or the run has been revoked; the run must then end.
+    """
+    InspectContext: _aio.UnaryUnaryMultiCallable[_context_service_pb2.InspectContextRequest, _context_service_pb2.InspectContextResponse]  # type: ignore[assignment]
+    """Looks at a context as the service of an audience would, and says for each check how it went: why was a call refused?
+    Whoever is no administrator of all tenants is told nothing of another tenant's: PERMISSION_DENIED (SCOPE_MISSING).
     """
     ListSigningKeys: _aio.UnaryUnaryMultiCallable[_context_service_pb2.ListSigningKeysRequest, _context_service_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
     """Lists the public keys that verify contexts. Callers keep them, and ask again when they meet an unknown key id."""
@@ -103,7 +115,9 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _context_service_pb2.IssueContextRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_context_service_pb2.IssueContextResponse, _abc.Awaitable[_context_service_pb2.IssueContextResponse]]:
-        """Issues the context of a user whose credential the gateway has checked, or of an API key that this service checks.
+        """Issues the context of a user whose credential the gateway has checked, of an API key that this service checks, of a job that was
+        scheduled by a user, or of the calling service itself. Each service may ask for the kinds that its work needs: the gateway for the
+        first two, agent-execution for jobs, all for themselves; else it fails with PERMISSION_DENIED (SERVICE_NOT_ALLOWED).
         Fails with UNAUTHENTICATED (CREDENTIAL_INVALID) for an unknown, wrong or revoked key or a disabled user, and with UNAUTHENTICATED
         (CONTEXT_REVOKED) for a revoked user or session; the caller passes that on.
         The context may be used for many calls until it expires.
@@ -129,6 +143,16 @@ class ContextServiceServicer(metaclass=_abc_1.ABCMeta):
         The user and the permissions are checked anew each time. Fails with UNAUTHENTICATED (CONTEXT_SIGNATURE_INVALID, CREDENTIAL_INVALID)
         when the grant is not genuine or the user may no longer act, and with UNAUTHENTICATED (CONTEXT_REVOKED) when the user, the session
         or the run has been revoked; the run must then end.
+        """
+
+    @_abc_1.abstractmethod
+    def InspectContext(
+        self,
+        request: _context_service_pb2.InspectContextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_context_service_pb2.InspectContextResponse, _abc.Awaitable[_context_service_pb2.InspectContextResponse]]:
+        """Looks at a context as the service of an audience would, and says for each check how it went: why was a call refused?
+        Whoever is no administrator of all tenants is told nothing of another tenant's: PERMISSION_DENIED (SCOPE_MISSING).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,1 @@
+"""Fuzzers: what comes from outside, in every wrong form, by the seed of a number."""
