@@ -8,11 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Present when the environment is complete and as new as what it was made from.
 READY := $(VENV)/.ready
-SOURCES := libs services gateway tests
+SOURCES := libs services gateway tests examples
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup lock proto proto-check breaking check fix test demo up bench bench-ghz clean
+.PHONY: help setup lock proto proto-check breaking check fix test demo up bench bench-ghz chaos fuzz clean
 
 help: ## Lists what there is to call
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,12 @@ up: $(READY) ## Starts the whole system on this machine until Ctrl-C
 
 bench: $(READY) ## Measures speed and memory into build/bench.json (ONLY=name for a part)
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+chaos: $(READY) ## Kills, pauses and losses under the event stream, 200 rounds (ROUNDS=n SEED=n)
+	@$(BIN)/python -m tests.chaos.events --rounds $(or $(ROUNDS),200) --seed $(or $(SEED),2026)
+
+fuzz: $(READY) ## A million wrong contexts; none may be accepted (CASES=n SEED=n)
+	@$(BIN)/python -m tests.fuzz.contexts --cases $(or $(CASES),1000000) --seed $(or $(SEED),1)
 
 bench-ghz: $(READY) ## The same from outside with ghz (needs Go or ghz)
 	@$(BIN)/python -m tests.bench.ghz

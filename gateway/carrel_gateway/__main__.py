@@ -51,6 +51,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         server = RpcServer(
             settings, CredentialAuthenticator(contexts), credentials=tls.grpc_credentials() if tls else None
         )
+        server.report(revocations)
         admission = Admission(settings.limits(), time.monotonic)
         add_gateway(operations, contexts, admission, server)
         api = Api(operations, contexts, admission, settings.default_deadline_seconds, settings.stream_max_age_seconds)

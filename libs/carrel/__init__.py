@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from carrel.client import Client
     from carrel.errors import CarrelClientError
+    from carrel.sync import SyncClient
 
-__all__ = ["CarrelClientError", "Client"]
+__all__ = ["CarrelClientError", "Client", "SyncClient"]
 
-_HOMES = {"Client": "carrel.client", "CarrelClientError": "carrel.errors"}
+_HOMES = {"Client": "carrel.client", "CarrelClientError": "carrel.errors", "SyncClient": "carrel.sync"}
 
 
 def __getattr__(name: str) -> Any:

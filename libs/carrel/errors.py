@@ -94,6 +94,8 @@ _CLASSES: Mapping[grpc.StatusCode, type[CarrelClientError]] = {
     grpc.StatusCode.OUT_OF_RANGE: HistoryTruncated,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LimitExceeded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    # Not by us: grpc's server says so of calls that it drops unread when too many wait.
+    grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 

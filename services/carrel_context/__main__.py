@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 
 from carrel.api.context.v1.context_service_pb2_grpc import add_ContextServiceServicer_to_server
@@ -20,7 +21,7 @@ from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, followed_revocations
 from carrel_context.directory_servicer import DirectoryServicer
 from carrel_context.inspector import Inspector
-from carrel_context.keys import KeyStore, read_master_key
+from carrel_context.keys import KeyStore
 from carrel_context.limits import LimitOperations
 from carrel_context.operations import Operations
 from carrel_context.people import PeopleOperations
@@ -41,7 +42,7 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
         # The signing keys are no user's: an engine of their own, which binds none.
         keys = KeyStore(
             await stack.enter_async_context(cross_user_database(url, pool_size=1)),
-            read_master_key(settings.master_key_file),
+            AESGCM(settings.read_master_key()),
             time.time,
             announce_seconds=settings.key_announce_seconds,
             rotation_seconds=settings.key_rotation_seconds,

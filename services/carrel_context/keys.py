@@ -8,12 +8,10 @@ A retired key verifies no call any more. It still tells whether the grant of a r
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -174,11 +172,6 @@ class GrantKeys:
     async def get(self, key_id: str) -> Ed25519PublicKey | None:
         """A public key by its id."""
         return self._keys.get(key_id)
-
-
-def read_master_key(path: Path) -> AESGCM:
-    """The cipher of the private keys, from a file of 32 bytes in base64."""
-    return AESGCM(base64.b64decode(path.read_text().strip(), validate=True))
 
 
 def _private_key(key: StoredKey, cipher: AESGCM) -> Ed25519PrivateKey:

@@ -12,6 +12,7 @@ from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
 from carrel_events.group_commit import GroupCommit
+from carrel_events.health import report
 from carrel_events.hub import Hub
 from carrel_events.line import open_line
 from carrel_events.log_reader import LogReader
@@ -50,7 +51,15 @@ async def serve(settings: EventsSettings, stop: asyncio.Event) -> None:
         server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
         servicer = EventServicer(operations, tripwire, settings.slow_reader_seconds)
         server.register(add_EventServiceServicer_to_server, servicer)
-        for work in (commits.run(), hub.keep_positions(), hub.wake_on(server.stopping), retention.run()):
+        health = report(lambda: bus.connected, lambda: writer.positions(()), server.set_part_serving)
+        for work in (
+            health,
+            commits.run(),
+            hub.keep_positions(),
+            hub.keep_heartbeats(),
+            hub.wake_on(server.stopping),
+            retention.run(),
+        ):
             await stack.enter_async_context(in_background(work))
         await server.start()
         stack.push_async_callback(server.stop)

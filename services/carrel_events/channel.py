@@ -26,6 +26,8 @@ class Tap:
 
     def __init__(self, merges: bool) -> None:
         self.wake = asyncio.Event()
+        self.due = float("inf")
+        """When the stream should look up at the latest, by the loop's clock: one timer for all costs less than one for each."""
         self.deltas = Deltas(merges)
 
 
@@ -38,7 +40,8 @@ class Channel:
         """Where the ring ends; None until a stream has read the log to its end."""
         self._read = read
         self._ring: list[Frame] = []
-        self._bytes = 0
+        self.held_bytes = 0
+        """What the ring holds, for all streams of the user together."""
         self._seen = Cursor(0, 0)
         """The furthest copy that came and was not added: the log has at least this."""
         self._catching_up: asyncio.Task[None] | None = None
@@ -48,7 +51,7 @@ class Channel:
         """A stream has seen the log's end here. The first one says where the ring begins; so does the first one of a new epoch."""
         if self.position is None or self.position.epoch < position.epoch:
             self._restart(position)
-        if self._seen.epoch == position.epoch and self._seen.offset > position.offset:
+        if _order(self._seen) > _order(position):
             self.look()
 
     def covers(self, after: Cursor) -> bool:
@@ -110,21 +113,21 @@ class Channel:
         if end is not None and frame.epoch == end.epoch and frame.offset <= end.offset:
             return
         if end is None or frame.epoch != end.epoch or frame.offset > end.offset + 1:
-            self._seen = max(self._seen, frame.cursor, key=lambda cursor: (cursor.epoch, cursor.offset))
+            self._seen = max(self._seen, frame.cursor, key=_order)
             if end is not None:
                 self.look()
             return
         self._ring.append(frame)
-        self._bytes += len(frame.entry)
+        self.held_bytes += len(frame.entry)
         self.position = frame.cursor
-        if len(self._ring) > RING_EVENTS * _SLACK or self._bytes > RING_BYTES * _SLACK:
+        if len(self._ring) > RING_EVENTS * _SLACK or self.held_bytes > RING_BYTES * _SLACK:
             self._cut()
 
     def _cut(self) -> None:
         number = max(0, len(self._ring) - RING_EVENTS)
-        self._bytes -= sum(len(frame.entry) for frame in self._ring[:number])
-        while self._bytes > RING_BYTES:
-            self._bytes -= len(self._ring[number].entry)
+        self.held_bytes -= sum(len(frame.entry) for frame in self._ring[:number])
+        while self.held_bytes > RING_BYTES:
+            self.held_bytes -= len(self._ring[number].entry)
             number += 1
         del self._ring[:number]
 
@@ -134,7 +137,7 @@ class Channel:
             tap.deltas.put(after_offset, delta)
 
     def _restart(self, position: Cursor | None) -> None:
-        self._ring, self._bytes, self.position = [], 0, position
+        self._ring, self.held_bytes, self.position = [], 0, position
 
     async def _catch_up(self) -> None:
         while self._again and self.position is not None:
@@ -158,3 +161,8 @@ class Channel:
         for frame in page.frames:
             self._add(frame)
         self.wake()
+
+
+def _order(cursor: Cursor) -> tuple[int, int]:
+    """A later log comes after all of an earlier one."""
+    return cursor.epoch, cursor.offset

@@ -18,22 +18,25 @@ class Deltas:
 
     def __init__(self, merges: bool) -> None:
         self._merges = merges
-        self._waiting: deque[tuple[int, Frame]] = deque()
+        self._waiting: deque[tuple[int, Frame]] | tuple[()] = ()
+        # Most streams never see one: there is no queue before it is needed.
         self._bytes = 0
 
     def put(self, after_offset: int, delta: Frame) -> None:
         """Adds one."""
-        self._waiting.append((after_offset, delta))
+        waiting = self._waiting or deque()
+        self._waiting = waiting
+        waiting.append((after_offset, delta))
         self._bytes += len(delta.entry)
         if self._merges and self._bytes > _MERGE_BYTES:
-            self._merge()
+            self._waiting = waiting = self._merged(waiting)
         while self._bytes > _MOST_BYTES:
-            self._bytes -= len(self._waiting.popleft()[1].entry)
+            self._bytes -= len(waiting.popleft()[1].entry)
 
     def take(self, before_offset: int) -> list[Frame]:
         """Those that came before the event with this offset, in order; they wait no longer."""
         taken = []
-        while self._waiting and self._waiting[0][0] < before_offset:
+        while isinstance(self._waiting, deque) and self._waiting and self._waiting[0][0] < before_offset:
             delta = self._waiting.popleft()[1]
             self._bytes -= len(delta.entry)
             taken.append(delta)
@@ -41,13 +44,12 @@ class Deltas:
 
     def forget(self) -> None:
         """Drops them all: the reader has fallen behind, and the finished texts are in the log."""
-        self._waiting.clear()
-        self._bytes = 0
+        self._waiting, self._bytes = (), 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def _merge(self) -> None:
-        whole = merged(list(self._waiting))
-        self._waiting = deque(whole)
+    def _merged(self, waiting: deque[tuple[int, Frame]]) -> deque[tuple[int, Frame]]:
+        whole = deque(merged(list(waiting)))
         self._bytes = sum(len(delta.entry) for _, delta in whole)
+        return whole

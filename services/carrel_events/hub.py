@@ -23,6 +23,7 @@ from carrel_events.settings import EventsSettings
 from carrel_events.tripwire import Tripwire
 
 _LOOK_SECONDS = 0.25
+_LONGEST_STEP_SECONDS = 0.5
 _CHECKED_AT_ONCE = 1000
 
 Owner = tuple[str, str]
@@ -54,8 +55,6 @@ class Hub:
     def __init__(
         self, bus: Bus, tripwire: Tripwire, log: LogReader, positions: Positions, settings: EventsSettings
     ) -> None:
-        self.database_answers = True
-        """Whether the last look at positions was answered."""
         self._bus = bus
         self._tripwire = tripwire
         self._log = log
@@ -131,6 +130,17 @@ class Hub:
         for topic in self._topics.values():
             topic.channel.wake()
 
+    async def keep_heartbeats(self) -> None:
+        """Wakes the streams whose heartbeat is due. Runs as a task beside the server."""
+        step = min(_LONGEST_STEP_SECONDS, self._settings.heartbeat_seconds / 4)
+        while True:
+            await asyncio.sleep(step)
+            now = _now()
+            for topic in self._topics.values():
+                for tap in topic.channel.taps:
+                    if tap.due <= now:
+                        tap.wake.set()
+
     async def keep_positions(self) -> None:
         """Compares the positions of all users here with the log, each from time to time, and at once when the bus was away: in between
         copies were lost. Runs as a task beside the server."""
@@ -163,9 +173,7 @@ class Hub:
         try:
             heads = await self._positions([topic.user.owner for topic in topics])
         except CarrelError:
-            self.database_answers = False
-            return
-        self.database_answers = True
+            return  # They stay due.
         for topic in topics:
             topic.checked = now
             topic.channel.check(heads.get(topic.user.owner))

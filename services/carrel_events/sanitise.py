@@ -22,6 +22,8 @@ _BETWEEN_WORDS = re.compile(r"[^a-z0-9]+").sub
 _SHAPES = (
     r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*",  # JWT: a header and a payload that begin with {" in base64
     r"(?i:\bbearer)\s+[\w.~+/=-]{8,}",
+    # A header with another scheme; only after its name, for "basic" is a word.
+    r"(?i:\bauthori[sz]ation[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:basic|digest|token|negotiate|ntlm|api-?key|hmac|dpop)\s{1,4})[^\s,;\"']{4,}",
     r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",  # AWS
     r"\bAIza[\w-]{35}",  # Google
     r"\b(?:sk|pk|rk)[-_][\w-]{16,}",  # models and payments

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from carrel_chassis.errors import CarrelError, Kind
@@ -74,19 +73,17 @@ class EventStream:
     async def pages(self) -> AsyncGenerator[Page, None]:
         """Pages for ever, the first one at once; one without events is a heartbeat. Ends only by UNAVAILABLE, when the server drains,
         or by what the log refuses."""
-        wake, sent = self._tap.wake, float("-inf")
+        wake, self._tap.due = self._tap.wake, float("-inf")
         while True:
             wake.clear()
             if self._stopping.is_set():
                 raise _draining(self._feed.position)
             frames = await self._feed.next()
-            if frames or _now() >= sent + self._heartbeat_seconds:
+            if frames or _now() >= self._tap.due:
                 yield Page(frames, self._feed.position)
-                sent = _now()
+                self._tap.due = _now() + self._heartbeat_seconds
             elif not self._feed.behind:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(sent + self._heartbeat_seconds):
-                        await wake.wait()
+                await wake.wait()
 
 
 def _now() -> float:

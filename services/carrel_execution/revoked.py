@@ -6,7 +6,6 @@ import asyncio
 
 from carrel.api.context.v1 import user_context_pb2
 from carrel_chassis.db.sessions import UserSessions
-from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import new_id
 from carrel_chassis.logs import get_logger
@@ -16,6 +15,8 @@ from carrel_execution.operations import Operations
 from carrel_execution.repository import Runs
 
 _ATTEMPTS = 5
+_AT_ONCE = 4
+"""Within the number of database sessions that a user may have."""
 
 
 class RevokedRuns:
@@ -37,16 +38,19 @@ class RevokedRuns:
         user = _owner(revocation)
         for attempt in range(_ATTEMPTS):
             try:
-                for run_id in await self._runs(user, revocation):
-                    await self._operations.cancel_run(
-                        user, new_id("call"), run_id, f"The {revocation.what.lower()} has been revoked."
-                    )
+                reason = f"The {revocation.what.lower()} has been revoked."
+                turns = asyncio.Semaphore(_AT_ONCE)
+                async with asyncio.TaskGroup() as tasks:
+                    for run_id in await self._runs(user, revocation):
+                        tasks.create_task(self._cancel(user, run_id, reason, turns))
                 return
-            except CarrelError as error:
-                get_logger().warning("revoked.waits", reason=error.reason, version=revocation.version)
-            except Exception:
-                get_logger().exception("revoked.failed", version=revocation.version)
+            except Exception as error:
+                get_logger().warning("revoked.waits", error=repr(error), version=revocation.version)
             await asyncio.sleep(0.1 * 2**attempt)
+
+    async def _cancel(self, user: UserContext, run_id: str, reason: str, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            await self._operations.cancel_run(user, new_id("call"), run_id, reason)
 
     async def _runs(self, user: UserContext, revocation: Revocation) -> list[str]:
         """The runs that are not over and that the revocation means."""

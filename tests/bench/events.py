@@ -191,10 +191,8 @@ async def bare_rate(streams: int = 50) -> float:
         before, begin = received, time.perf_counter()
         await asyncio.sleep(BARE_SECONDS)
         per_second = (received - before) / (time.perf_counter() - begin)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await channel.close()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await channel.close()
     return per_second
 
 

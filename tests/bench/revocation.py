@@ -47,13 +47,13 @@ async def _stream(system: System) -> float:
     return ((await reading)[0] - begin) * 1e3
 
 
-async def _runs(system: System) -> float:
-    """Four runs under way and four waiting, until all are CANCELLED."""
+async def _runs(system: System, waiting: int = 4) -> float:
+    """Four runs under way and so many waiting, until all are CANCELLED."""
     person = await system.person()
     async with Client(system.addresses["gateway"], person.token) as client:
         for _ in range(4):
             await started(client, "sleeper", {"seconds": 60}, RunState.RUN_STATE_RUNNING)
-        for _ in range(4):
+        for _ in range(waiting):
             await client.start_run("sleeper", {"seconds": 60})
     connection = await asyncpg.connect(system.database_url("carrel_execution_runner", driver="postgresql"))
     try:
@@ -117,6 +117,8 @@ async def _measure(system: System) -> list[Figure]:
     ):
         slowest = max([await one(system) for _ in range(times)])
         figures.append(Figure(f"revocation/{name}", slowest, "ms", GOAL, conditions=f"slowest of {times}"))
+    many = await _runs(system, waiting=200)
+    figures.append(Figure("revocation/204 runs cancelled", many, "ms", GOAL, conditions="4 under way, 200 waiting"))
     system.stack.kill("nats", signal.SIGSTOP)
     try:
         silent = [max((await _contexts(system)).values()) for _ in range(5)]

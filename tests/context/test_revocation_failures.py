@@ -33,7 +33,8 @@ async def breakable(tmp_path_factory) -> AsyncIterator[System]:
 
 
 async def says(system: System, service: str) -> str:
-    stub = health_pb2_grpc.HealthStub(system.peer(service).channel)
+    channel = system.edge if service == "gateway" else system.peer(service).channel
+    stub = health_pb2_grpc.HealthStub(channel)
     answer = await stub.Check(health_pb2.HealthCheckRequest(service="revocations"), timeout=5)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
@@ -96,9 +97,10 @@ async def test_while_the_context_service_is_silent_all_keep_refusing_and_say_tha
             await eventually(stale, seconds=8)
             assert (await refusal_of(calls[service]))[1].reason == "CONTEXT_REVOKED"
             await others[service]()  # it does not fail closed unless it is told to
+        assert await says(breakable, "gateway") == "NOT_SERVING"
     finally:
         breakable.stack.kill("context", signal.SIGCONT)
-    for service in SERVICES:
+    for service in (*SERVICES, "gateway"):
 
         async def fresh(service: str = service) -> bool:
             return await says(breakable, service) == "SERVING"

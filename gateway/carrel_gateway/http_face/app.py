@@ -15,8 +15,9 @@ from starlette.routing import Route
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.http_face import openapi
 from carrel_gateway.http_face.api import Api
+from carrel_gateway.http_face.connections import MAX_HEAD_BYTES
 from carrel_gateway.http_face.health import Health
-from carrel_gateway.http_face.layers import AccessLog, ErrorMask, Identity, Telemetry
+from carrel_gateway.http_face.layers import AccessLog, ErrorMask, HeadLimit, Identity, Telemetry
 from carrel_gateway.http_face.paths import PATHS, Endpoint
 from carrel_gateway.http_face.problems import routing_problem
 
@@ -30,6 +31,7 @@ def http_app(api: Api, health: Health, contexts: Contexts, cors_origins: Sequenc
             Middleware(Telemetry),
             *_cors(cors_origins),
             Middleware(ErrorMask),
+            Middleware(HeadLimit, most_bytes=MAX_HEAD_BYTES),
             Middleware(Identity, contexts=contexts),
         ],
         exception_handlers={HTTPException: routing_problem},

@@ -14,6 +14,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from carrel_gateway.http_face.problems import HttpRefusal, problem_document
 
+MAX_HEAD_BYTES = 32 * 1024
+"""Of a request: its line and its headers."""
+
 
 def guarded(most_connections: int, head_seconds: float) -> type[H11Protocol]:
     """uvicorn's protocol with these limits."""

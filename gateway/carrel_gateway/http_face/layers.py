@@ -17,7 +17,7 @@ from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.logs import get_logger
 from carrel_gateway.contexts import Asker, Contexts
 from carrel_gateway.credentials import one_authorization
-from carrel_gateway.http_face.problems import problem
+from carrel_gateway.http_face.problems import HttpRefusal, problem
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
 """Everything else wants a credential, what does not exist too: a path that somebody forgets to protect is closed."""
@@ -134,6 +134,25 @@ class ErrorMask:
             answer = CarrelError(Kind.INTERNAL, "INTERNAL", message, metadata={"error_id": error_id})
         if not call_of(scope).status:  # else the answer has begun, and all that is left is to break it off
             await problem(answer)(scope, receive, send)
+
+
+class HeadLimit:
+    """Refuses a request whose head is too large. The parser cuts off only what is still incomplete: a large one that came in one
+    piece would pass it."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        if size + sum(len(name) + len(value) for name, value in scope["headers"]) > self._most_bytes:
+            raise HttpRefusal(
+                431,
+                f"The request's head has more than {self._most_bytes} bytes; send less.",
+                headers={"connection": "close"},
+            )
+        await self._app(scope, receive, send)
 
 
 class Identity:

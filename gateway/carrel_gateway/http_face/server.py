@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from carrel_gateway.http_face.connections import guarded
+from carrel_gateway.http_face.connections import MAX_HEAD_BYTES, guarded
 
 BACKLOG = 2048
-MAX_HEADER_BYTES = 32 * 1024
 
 
 class _Uvicorn(uvicorn.Server):
@@ -49,9 +48,11 @@ class HttpServer:
                 ws="none",
                 # httptools is faster and keeps headers of any length: 30 MB of one, from anybody, were kept in a test.
                 http=guarded(most_connections, head_seconds),
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 log_config=None,
                 access_log=False,
+                # Of each bad request it would write a line: who sends many of them would fill the log.
+                log_level="error",
                 server_header=False,
                 ssl_context_factory=None if tls is None else lambda *_: tls,
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),

@@ -56,9 +56,7 @@ def chain(
         Identity(authenticator),  # no handler runs, and no request is parsed, before it has let the call through
     ]
     if revocations is not None:
-        layers.append(
-            Standing(revocations)
-        )  # innermost: it ends what Identity has let through, when that no longer holds
+        layers.append(Standing(revocations))  # innermost: ends what Identity has let through when that no longer holds
     return layers
 
 
@@ -84,6 +82,11 @@ class RpcServer:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health_aio.HealthServicer()
         self._services: list[str] = []
+
+    def report(self, revocations: Revocations) -> None:
+        """Says by the health service whether all revocations are known, and ends no call: for the gateway, whose streams end with those
+        behind them, which know the last position."""
+        self._revocations = revocations
 
     def register(self, add_to_server: Callable[[Any, Any], None], servicer: Any) -> None:
         """Registers a servicer by its generated `add_...Servicer_to_server`, which finds in this object what it calls."""
@@ -157,6 +160,10 @@ class RpcServer:
         """Says by the health service whether calls make sense now, for the whole process and for each service in it."""
         for name in ("", *self._services):
             await self._health.set(name, _serving(serving))
+
+    async def set_part_serving(self, part: str, serving: bool) -> None:
+        """Says the same of something that the process stands on, under a name of its own; calls make sense without it."""
+        await self._health.set(part, _serving(serving))
 
     async def stop(self) -> None:
         """Drains: health says no, streams end themselves with their cursor, calls in flight may finish."""

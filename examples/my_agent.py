@@ -1,0 +1,30 @@
+"""An agent of your own, which uses a tool of your own. agent-execution loads it; my_tool.py says how to start both.
+
+A new instance is made for each run. If the worker dies, the agent runs again from the top on another one, and what was finished
+returns what it returned: keep to what the context offers, and a run survives.
+"""
+
+from collections.abc import Mapping
+
+from carrel.agent import JSON, Agent, AgentError, RunContext
+
+
+class Poet(Agent):
+    """Input {"subject"}; result {"poem", "words"}."""
+
+    name = "poet"
+    description = "Writes three lines about a subject and counts their words."
+
+    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        subject = input.get("subject")
+        if not isinstance(subject, str) or not subject:
+            raise AgentError("SUBJECT_MISSING", 'There is no subject; give one: {"subject": "the sea"}.')
+        await context.thinking(f"I think of {subject}.")
+        lines = [f"O {subject},", f"you are {subject},", f"and nothing else is {subject}."]
+        for number, _ in enumerate(lines, 1):
+            await context.progress("lines written", done=number, total=len(lines))
+        counted = await context.call_tool("count_words", text=" ".join(lines))
+        return {"poem": lines, "words": counted["words"]}
+
+
+AGENTS = (Poet,)

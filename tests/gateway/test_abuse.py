@@ -1,0 +1,224 @@
+"""Those who mean no good: slow, endless, many, and fast. They are refused, the others are served, and the memory stays flat."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import grpc
+import pytest
+
+from carrel import Client
+from carrel_chassis.rpc.channel import open_channel
+from tests.gateway.edge import bearer, call, http_client, replica
+from tests.gateway.processes import gateway_process
+from tests.support.expect import refused
+from tests.support.system import Person, System
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+MEMORY_MB = 16
+"""What a flood may leave behind: the allocator keeps some of what a burst took."""
+
+
+@asynccontextmanager
+async def connection(address: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    host, _, port = address.partition(":")
+    source, sink = await asyncio.open_connection(host, int(port))
+    try:
+        yield source, sink
+    finally:
+        sink.close()
+        with suppress(OSError):
+            await sink.wait_closed()
+
+
+async def ends_within(source: asyncio.StreamReader, seconds: float) -> bytes:
+    """All that comes until the other side closes."""
+    with suppress(ConnectionError):
+        return await asyncio.wait_for(source.read(), seconds)
+    return b""
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """An HTTP/2 frame."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+async def test_a_head_that_comes_too_slowly_is_cut_off(system: System) -> None:
+    async with replica(system, http_head_seconds=0.5) as gateway:
+        async with connection(gateway.http_address) as (source, sink):
+            begin = time.monotonic()
+            with suppress(ConnectionError):
+                for byte in b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: " + b"x" * 100:
+                    sink.write(bytes([byte]))
+                    await sink.drain()
+                    await asyncio.sleep(0.05)
+                    if source.at_eof():
+                        break
+            assert not await ends_within(source, 1)
+            assert time.monotonic() - begin < 3
+        async with connection(gateway.http_address) as (source, _):
+            assert not await ends_within(source, 2)  # who says nothing at all
+        async with connection(gateway.http_address) as (source, sink):
+            sink.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"alive" in await asyncio.wait_for(source.readuntil(b"}"), 2)
+            sink.write(b"G")  # and then slowly, on a connection that was good
+            assert not await ends_within(source, 2)
+
+
+async def test_a_body_that_comes_too_slowly_is_refused(system: System, ada: Person) -> None:
+    async with (
+        replica(system, default_deadline_seconds=0.5) as gateway,
+        connection(gateway.http_address) as (source, sink),
+    ):
+        head = f"POST /v1/runs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ada.token}\r\n"
+        sink.write(f"{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{".encode())
+        assert (await asyncio.wait_for(source.readline(), 3)).split()[1] == b"408"
+
+
+async def test_connections_beyond_the_limit_are_closed_and_make_room_again(system: System) -> None:
+    async with replica(system, http_connections=20) as gateway, AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(connection(gateway.http_address)) for _ in range(20)]
+        async with connection(gateway.http_address) as (source, _):
+            assert not await ends_within(source, 2)
+        opened[0][1].close()
+        await opened[0][1].wait_closed()
+        await asyncio.sleep(0)
+        async with http_client(system, address=gateway.http_address) as http:
+            assert (await http.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"x-many: 1\r\n" * 8000 + b"\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
+        b"POST /v1/runs HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-bad: a\x00b\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\n folded: 1\r\nbad header\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+)
+async def test_what_is_no_request_is_a_problem(system: System, head: bytes) -> None:
+    async with connection(system.addresses["gateway_http"]) as (source, sink):
+        sink.write(head)
+        answer = await ends_within(source, 5)
+    first, _, body = answer.partition(b"\r\n\r\n")
+    assert first.split()[1] in (b"400", b"431"), answer
+    assert b"application/problem+json" in first
+    assert json.loads(body)["reason"] == "MALFORMED_REQUEST"
+
+
+async def test_two_credentials_in_one_call_are_none(
+    system: System, edge: grpc.aio.Channel, ada: Person, eve: Person
+) -> None:
+    """A proxy before the gateway may have looked at the other one."""
+    with refused(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"):
+        await call(edge, "ListRuns", (*bearer(ada.token), *bearer(eve.token)))
+    async with http_client(system) as http:
+        headers = [("authorization", f"Bearer {person.token}") for person in (ada, eve)]
+        answer = await http.get("/v1/runs", headers=headers)
+        assert (answer.status_code, answer.json()["reason"]) == (401, "CREDENTIAL_INVALID")
+
+
+async def test_oversized_metadata_is_refused_before_anything_looks_at_it(edge: grpc.aio.Channel, ada: Person) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await call(edge, "ListRuns", (*bearer(ada.token), ("x-long", "x" * 64_000)))
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await call(edge, "ListRuns", bearer(ada.token))
+
+
+async def test_pings_without_end_close_the_connection(system: System) -> None:
+    async with connection(system.addresses["gateway"]) as (source, sink):
+        sink.write(PREFACE + frame(4, 0, 0))
+        ended = asyncio.create_task(ends_within(source, 10))  # raises when it is not closed
+        with suppress(ConnectionError):
+            for _ in range(200):
+                sink.write(frame(6, 0, 0, b"12345678"))
+                await sink.drain()
+        await ended
+    async with connection(system.addresses["gateway"]) as (source, sink):
+        sink.write(PREFACE + frame(4, 0, 0) + frame(6, 0, 0, b"12345678"))
+        with pytest.raises(TimeoutError):  # one is no flood
+            await ends_within(source, 0.5)
+
+
+def _opened(stream: int) -> bytes:
+    """The head of a call to ListRuns, its header fields written out (RFC 7541, 6.2.2)."""
+
+    def literal(name: bytes, value: bytes) -> bytes:
+        return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+    path = b"/carrel.api.gateway.v1.GatewayService/ListRuns"
+    fields = (
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path),
+        (b":authority", b"x"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    )
+    return frame(1, 4, stream, b"".join(literal(name, value) for name, value in fields))
+
+
+async def test_floods_leave_the_memory_flat_and_the_others_served(system: System, ada: Person) -> None:
+    """Resets by the thousand, slow heads, endless headers, false tokens, all on one gateway, wave after wave, beside a user at work."""
+    async with gateway_process(system, http_head_seconds="1") as gateway, Client(gateway.address, ada.token) as client:
+
+        async def resets() -> None:
+            async with connection(gateway.address) as (_, sink):
+                with suppress(ConnectionError):
+                    sink.write(PREFACE + frame(4, 0, 0))
+                    for number in range(2000):
+                        stream = 2 * number + 1
+                        sink.write(_opened(stream) + frame(3, 0, stream, struct.pack(">I", 8)))
+                        if number % 50 == 0:
+                            await sink.drain()
+
+        async def slow_heads() -> None:
+            async with AsyncExitStack() as stack:
+                for _ in range(200):
+                    _, sink = await stack.enter_async_context(connection(gateway.http_address))
+                    sink.write(b"GET / HTTP/1.1\r\nx-slow: " + b"x" * 10_000)
+                await asyncio.sleep(0.3)
+
+        async def endless_headers() -> None:
+            for _ in range(20):
+                async with connection(gateway.http_address) as (_, sink):
+                    with suppress(ConnectionError):
+                        for _ in range(50):
+                            sink.write(b"x" * 65_536)
+                            await sink.drain()
+
+        async def false_tokens() -> None:
+            channel = open_channel(gateway.address)
+            for number in range(300):
+                with suppress(grpc.aio.AioRpcError):
+                    await call(channel, "ListRuns", bearer(f"{number:0>4000}"))
+            await channel.close()
+
+        async def wave() -> None:
+            await asyncio.gather(resets(), slow_heads(), endless_headers(), false_tokens())
+
+        for _ in range(3):  # what the process allocates once
+            await wave()
+        before = gateway.memory_mb
+        longest = 0.0
+        for _ in range(4):
+            flood = asyncio.create_task(wave())
+            while not flood.done():
+                begin = time.perf_counter()
+                await client.list_agents()
+                longest = max(longest, time.perf_counter() - begin)
+                await asyncio.sleep(0.02)
+            await flood
+        after = gateway.memory_mb
+        print(f"memory {before:.0f} -> {after:.0f} MiB; the slowest call beside the floods took {longest * 1e3:.0f} ms")
+        assert after - before < MEMORY_MB
+        assert longest < 5
