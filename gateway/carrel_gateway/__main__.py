@@ -16,7 +16,7 @@ from carrel_gateway.admission import Admission
 from carrel_gateway.backends import CONTEXT, EVENTS, EXECUTION, TOOLS, Backends
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.credentials import Credentials, JwtChecker
-from carrel_gateway.grpc_face import CredentialAuthenticator, add_gateway
+from carrel_gateway.grpc_face import CredentialAuthenticator, add_gateway, connection_limits
 from carrel_gateway.http_face.api import Api
 from carrel_gateway.http_face.app import http_app
 from carrel_gateway.http_face.health import Health
@@ -49,7 +49,10 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
 
         tls = edge_tls(settings, stack)
         server = RpcServer(
-            settings, CredentialAuthenticator(contexts), credentials=tls.grpc_credentials() if tls else None
+            settings,
+            CredentialAuthenticator(contexts),
+            credentials=tls.grpc_credentials() if tls else None,
+            options=connection_limits(settings.grpc_connections, settings.connection_calls),
         )
         server.report(revocations)
         admission = Admission(settings.limits(), time.monotonic)

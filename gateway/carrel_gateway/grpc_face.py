@@ -22,6 +22,11 @@ from carrel_gateway.reissue import Reissue
 SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"].full_name
 
 
+def connection_limits(most_connections: int, most_calls: int) -> list[tuple[str, int]]:
+    """Options of a server that anybody can reach: a call that is begun and says nothing costs 20 KiB, with no credential at all."""
+    return [("grpc.max_allowed_incoming_connections", most_connections), ("grpc.max_concurrent_streams", most_calls)]
+
+
 class CredentialAuthenticator:
     """Proves callers by what is in `authorization`. What else they say of themselves, as in `user-context-bin`, is not looked at,
     and it goes no further: calls to the services behind carry metadata made here."""

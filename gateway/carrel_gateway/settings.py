@@ -61,6 +61,10 @@ class GatewaySettings(ServiceSettings):
     """How many gateways there are: each holds an equal share of every limit but `calls_under_way`."""
     upload_max_bytes: PositiveInt = 256 * 1024 * 1024
     """The greatest upload that is passed on; tool-dispatch has limits of its own."""
+    grpc_connections: PositiveInt = 4096
+    """How many connections the gRPC face has open at a time; one more is closed at once."""
+    connection_calls: PositiveInt = 1000
+    """How many calls and streams one of them may have open at a time; a client opens another connection for more."""
     http_connections: PositiveInt = 4096
     """How many connections the HTTP face has open at a time; one more is closed at once."""
     http_head_seconds: PositiveFloat = 10.0

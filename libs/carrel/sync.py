@@ -126,7 +126,9 @@ class SyncClient:
         if self._loop.is_closed():
             return
         closing = asyncio.run_coroutine_threadsafe(_closed(items), self._loop)
-        if current_thread() is not self._thread:  # an iterator that was dropped may be collected there: it must not wait for itself
+        if (
+            current_thread() is not self._thread
+        ):  # an iterator that was dropped may be collected there: it must not wait for itself
             closing.result()
 
 

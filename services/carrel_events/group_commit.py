@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.logs import get_logger
 from carrel_events.domain import Append, Appended
 
 _BATCH_APPENDS = 100
@@ -89,10 +90,17 @@ class GroupCommit:
             for one in batch:
                 await self._commit([one])
         else:
-            await self._publish([(append, appended) for (append, _), appended in zip(batch, written, strict=True)])
+            await self._tell([(append, appended) for (append, _), appended in zip(batch, written, strict=True)])
             for (_, done), appended in zip(batch, written, strict=True):
                 if not done.done():
                     done.set_result(appended)
+
+    async def _tell(self, written: Sequence[tuple[Append, Appended]]) -> None:
+        """What is committed is committed: readers find it in the log if this fails."""
+        try:
+            await self._publish(written)
+        except Exception:
+            get_logger().exception("events.not_published", appends=len(written))
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         for _, done in batch:

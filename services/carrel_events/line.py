@@ -27,9 +27,9 @@ _GONE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
 )
-_STOPPED = (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.CannotConnectNowError)
 
 
 class Line:
@@ -48,7 +48,7 @@ class Line:
                     self._connection = await asyncpg.connect(self._url, timeout=5, server_settings=_SETTINGS)
                 rows: Sequence[Any] = await self._connection.fetch(statement, *arguments, timeout=_STATEMENT_SECONDS)
                 return rows
-        except (*_GONE, *_STOPPED) as error:
+        except _GONE as error:
             self._forget()
             raise CarrelError(
                 Kind.UNAVAILABLE, "UNAVAILABLE", "The database does not answer; try again.", retry_seconds=0.2

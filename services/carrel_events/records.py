@@ -57,7 +57,7 @@ def to_new_event(event: pb.Event) -> NewEvent:
 
 def is_ephemeral(event: pb.Event) -> bool:
     """Whether it is a delta: a piece of a text whose whole comes later, as an event of its own."""
-    return bool(event.partial_result.delta) and not event.partial_result.text
+    return bool(event.partial_result.delta) and not event.partial_result.text and not event.final
 
 
 def to_cursor(position: Cursor) -> pb.Cursor:

@@ -42,16 +42,29 @@ _ASSIGNED = re.compile(
 _SUSPICIOUS = re.compile(
     rf"(?i)(?:{_STRONG}|{_WEAK})|eyJ|bearer|AKIA|ASIA|AIza|[spr]k[-_]|gh[pousr]_|xox|-----BEGIN|://[^\s/]*@|\\u"
 ).search
+# One of these is in all that `_SUSPICIOUS` finds. To look for words costs a tenth of a search without regard to case, and most
+# texts have none of them: 100 KB took 17 ms, in which the process did nothing else.
+_HINTS = (
+    *"passw passphrase secret credential key token auth cookie pwd eyj bearer akia asia aiza xox -----begin ://".split(),
+    *(f"{first}k{sign}" for first in "spr" for sign in "-_"),
+    *(f"gh{kind}_" for kind in "pousr"),
+    "\\u",
+)
+
+
+def _suspicious(text: str) -> bool:
+    folded = text.casefold()
+    return any(hint in folded for hint in _HINTS) and _SUSPICIOUS(text) is not None
 
 
 def clean_text(text: str) -> str:
     """The text with what looks like a secret, or is assigned to the name of one, replaced."""
-    return _clean(text) if _SUSPICIOUS(text) else text
+    return _clean(text) if _suspicious(text) else text
 
 
 def clean_json(text: str) -> str:
     """The JSON text with the values of secret keys, at any depth, and what looks like a secret replaced. What is not JSON is text."""
-    if not _SUSPICIOUS(text):
+    if not _suspicious(text):
         return text
     try:
         cleaned = _clean_value(json.loads(text))

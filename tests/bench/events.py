@@ -133,6 +133,7 @@ class _Bare(rpc.EventServiceServicer):
         self._contexts: list[Any] = []
 
     async def Subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:  # type: ignore[override]
+        await context.send_initial_metadata(())
         self._contexts.append(context)
         await asyncio.Event().wait()
 
@@ -157,18 +158,19 @@ def _serve_bare(address: str) -> None:
 
 
 @asynccontextmanager
-async def _bare_server() -> AsyncIterator[str]:
+async def bare_server() -> AsyncIterator[tuple[str, int]]:
+    """The address and the pid of a server of its own."""
     address = f"127.0.0.1:{free_ports(1)[0]}"
     process = multiprocessing.get_context("spawn").Process(target=_serve_bare, args=(address,))
     process.start()
     try:
-        yield address
+        yield address, process.pid or 0
     finally:
         process.kill()
         process.join()
 
 
-async def bare_rate(streams: int = 50) -> float:
+async def bare_rate(streams: int) -> float:
     """Messages per second through bare grpc.aio with so many streams, the client on the same cores."""
     received = 0
 
@@ -182,7 +184,7 @@ async def bare_rate(streams: int = 50) -> float:
         finally:
             call.cancel()
 
-    async with _bare_server() as address:
+    async with bare_server() as (address, _):
         channel = open_channel(address)
         await channel.channel_ready()
         stub: rpc.EventServiceAsyncStub = rpc.EventServiceStub(channel)
@@ -224,9 +226,9 @@ async def _idle(people: Crowd) -> list[Figure]:
 
 
 async def measure() -> list[Figure]:
-    bare = await bare_rate()
+    bare = await bare_rate(READERS)
     async with crowd(CARREL_OPEN_STREAMS_PER_USER="1000") as people:
         figures = await _idle(people) + await _appends(people)
         figures += await _many_users(people, bare) + await _fan_out(people, bare)
-    conditions = "grpc.aio alone, one message per event, 50 streams"
+    conditions = f"grpc.aio alone, one message per event, {READERS} streams"
     return [*figures, Figure("events/bare stream", bare, "messages/s", conditions=conditions)]

@@ -10,6 +10,10 @@ from typing import Any
 
 import psutil
 
+from carrel.api.events.v1 import event_service_pb2 as pb
+from carrel.api.events.v1 import event_service_pb2_grpc as rpc
+from carrel_chassis.rpc.channel import open_channel
+from tests.bench.events import bare_server
 from tests.bench.events_users import Crowd, User, crowd
 from tests.bench.report import Figure
 
@@ -27,7 +31,7 @@ async def _open(users: list[User]) -> list[Any]:
     return list(await asyncio.gather(*map(one, users)))
 
 
-async def _measure(people: Crowd) -> list[Figure]:
+async def _measure(people: Crowd, bare: float) -> list[Figure]:
     process = psutil.Process(people.system.stack.pids()["events"])
     warm = await _open(people.users(AT_ONCE))
     before = process.memory_info().rss
@@ -42,19 +46,47 @@ async def _measure(people: Crowd) -> list[Figure]:
     busy = (now.user + now.system - cpu.user - cpu.system) / 10
     for stream in [*warm, *streams]:
         stream.cancel()
+    each = (after - before) / len(streams) / 1024
     conditions = f"{len(streams)} users with a stream each, 100 streams a connection"
     return [
-        Figure("events/idle memory", (after - before) / len(streams) / 1024, "KB each", "< 30", conditions=conditions),
+        Figure("events/idle memory", each, "KB each", "< 30", bare, each / bare, conditions),
         Figure("events/idle CPU", busy * 100, "% of a core", conditions=f"{conditions}; heartbeats every 15 s"),
         Figure("events/idle opened", opened, "streams/s", conditions=conditions),
     ]
+
+
+async def _bare_memory() -> float:
+    """KB of a stream that only waits, in a server of grpc.aio alone."""
+    async with bare_server() as (address, pid):
+        process, channels = psutil.Process(pid), []
+
+        async def open_streams(count: int) -> list[Any]:
+            streams = []
+            for _ in range(count // 100):
+                channels.append(open_channel(address))
+                stub: rpc.EventServiceAsyncStub = rpc.EventServiceStub(channels[-1])
+                calls: list[Any] = [stub.Subscribe(pb.SubscribeRequest()) for _ in range(100)]
+                await asyncio.gather(*(call.initial_metadata() for call in calls))
+                streams += calls
+            return streams
+
+        kept = await open_streams(AT_ONCE)
+        before = process.memory_info().rss
+        kept += await open_streams(USERS)
+        after = process.memory_info().rss
+        for call in kept:
+            call.cancel()
+        for channel in channels:
+            await channel.close()
+    return (after - before) / USERS / 1024
 
 
 async def measure() -> list[Figure]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
+        bare = await _bare_memory()
         async with crowd() as people:
-            return await _measure(people)
+            return await _measure(people, bare)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

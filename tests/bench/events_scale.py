@@ -1,14 +1,19 @@
-"""What a long history costs: a resume over 10,000 events, and whether append, resume and list cost the same in a table of millions."""
+"""What a long history costs: a resume over 10,000 events, append, resume and list in a table of millions, appends during retention."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
 
 import asyncpg
 
+from carrel_chassis.db.engine import cross_user_engine
+from carrel_events.retention import Retention
+from carrel_events.settings import EventsSettings
 from tests.bench.events_users import Crowd, User, crowd
+from tests.bench.load import durations
 from tests.bench.report import Figure, percentile
 
 ROWS = (1_000, int(os.environ.get("CARREL_BENCH_ROWS", "5000000")))
@@ -55,14 +60,14 @@ async def _resumed(user: User, count: int) -> float:
     return time.perf_counter() - begin
 
 
+async def _percentiles(call: Callable[[], Awaitable[object]], count: int) -> tuple[float, float]:
+    """p50 and p99 in milliseconds."""
+    taken = [seconds * 1e3 for seconds in await durations(call, count=count)]
+    return percentile(taken, 0.5), percentile(taken, 0.99)
+
+
 async def _median(call: Callable[[], Awaitable[object]]) -> float:
-    """Milliseconds."""
-    taken = []
-    for _ in range(TIMES):
-        begin = time.perf_counter()
-        await call()
-        taken.append(time.perf_counter() - begin)
-    return percentile(taken, 0.5) * 1e3
+    return (await _percentiles(call, TIMES))[0]
 
 
 async def _costs(people: Crowd) -> dict[str, float]:
@@ -84,13 +89,54 @@ async def _long_resume(people: Crowd) -> list[Figure]:
     return [Figure("events/resume", percentile(taken, 0.5) * 1e3, "ms", "< 200", conditions=conditions)]
 
 
+# All that was written so far is two days old, in a segment that has ended.
+_AGE = """
+    UPDATE events.segment SET begin_time = now() - interval '49 hours', end_time = now() - interval '48 hours' WHERE number = 0;
+    UPDATE events.segment SET begin_time = now() WHERE number = 1;
+"""
+
+
+async def _while_retained(people: Crowd) -> list[Figure]:
+    """Appends while the large segment is looked through, trimmed and emptied."""
+    connection = await asyncpg.connect(people.system.database_url("postgres", driver="postgresql"))
+    environment = people.system.stack.service_environment("events")
+    told = {name.removeprefix("CARREL_").lower(): value for name, value in environment.items()}
+    engine = cross_user_engine(people.system.database_url("carrel_events_retention"), 2)
+    [user] = people.users(1)
+    await user.append()
+    before = await _percentiles(user.append, TIMES)
+    await connection.execute(_AGE)
+    begin = time.perf_counter()
+    keeping = asyncio.create_task(Retention(engine, EventsSettings(**{**told, "keep_events": 100})).once())
+    taken = []
+    while not keeping.done():
+        one = time.perf_counter()
+        await user.append()
+        taken.append((time.perf_counter() - one) * 1e3)
+    await keeping
+    seconds = time.perf_counter() - begin
+    kept = await connection.fetchval("SELECT count(*) FROM events.event WHERE segment = -1")
+    await connection.close()
+    await engine.dispose()
+    conditions = (
+        f"{ROWS[1]:,} rows went and {kept:,} were carried over in {seconds:.1f} s; {len(taken)} appends meanwhile"
+    )
+    p50, p99 = percentile(taken, 0.5), percentile(taken, 0.99)
+    return [
+        Figure("events/append p50 during retention", p50, "ms", "", before[0], p50 / before[0], conditions),
+        Figure("events/append p99 during retention", p99, "ms", "", before[1], p99 / before[1], conditions),
+        Figure("events/append longest during retention", max(taken), "ms", conditions=conditions),
+    ]
+
+
 async def measure() -> list[Figure]:
-    async with crowd() as people:
+    async with crowd(CARREL_RETENTION_INTERVAL_SECONDS="86400") as people:
         figures = await _long_resume(people)
         small = large = {}
         for before, rows in zip((0, *ROWS), ROWS, strict=False):
             await _fill(people, before, rows)
             small, large = large, await _costs(people)
+        figures += await _while_retained(people)
     for what, milliseconds in large.items():
         ratio = milliseconds / small[what]
         conditions = f"{ROWS[1]:,} rows in the table against {ROWS[0]:,}; p50 of {TIMES}"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from carrel.api.events.v1 import event_pb2 as pb
 from carrel_chassis.ids import new_id
+from carrel_events import sanitise
 from carrel_events.hub import subject_of
 from carrel_events.sanitise import clean_json, clean_text
 from tests.events.desk import Run, reader
@@ -79,6 +80,15 @@ def test_among_any_other_text_a_secret_by_its_shape_is_gone(before: str, after: 
     secret = max(shape.split(), key=len)
     assert secret not in clean_text(f"{before} {shape} {after}")
     assert secret not in clean_json(json.dumps({"text": f"{before} {shape} {after}"}))
+
+
+odd = st.text("sSſkKK-_ eyJtoOnNauthghpxAIzZ:/@\\\\.=bBrRwd", max_size=40)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(text=odd)
+def test_the_quick_look_overlooks_nothing_that_the_search_would_find(text: str) -> None:
+    assert sanitise._suspicious(text) == (sanitise._SUSPICIOUS(text) is not None)
 
 
 def everywhere(key: str, secret_text: str) -> list[pb.Event]:

@@ -167,6 +167,37 @@ def _opened(stream: int) -> bytes:
     return frame(1, 4, stream, b"".join(literal(name, value) for name, value in fields))
 
 
+def kinds(raw: bytes) -> list[tuple[int, int]]:
+    """The kind and the stream of each HTTP/2 frame."""
+    found = []
+    while len(raw) >= 9:
+        found.append((raw[3], int.from_bytes(raw[5:9], "big")))
+        raw = raw[9 + int.from_bytes(raw[:3], "big") :]
+    return found
+
+
+async def test_calls_that_are_begun_and_say_nothing_are_limited(system: System, ada: Person) -> None:
+    """They reach no handler, so that no identity is asked for, and cost memory all the same."""
+    async with replica(system, connection_calls=50) as gateway, connection(gateway.address) as (source, sink):
+        sink.write(PREFACE + frame(4, 0, 0) + b"".join(_opened(2 * number + 1) for number in range(80)))
+        received = b""
+        with suppress(TimeoutError):
+            while True:
+                received += await asyncio.wait_for(source.read(65_536), 1)
+        # Those beyond the limit are reset; at the 50 others nothing has happened.
+        assert {stream for kind, stream in kinds(received) if kind == 3} == {2 * n + 1 for n in range(50, 80)}
+        async with Client(gateway.address, ada.token) as client:
+            await client.list_agents()
+
+
+async def test_connections_to_the_grpc_face_are_limited(system: System) -> None:
+    async with replica(system, grpc_connections=5) as gateway, AsyncExitStack() as stack:
+        for _ in range(5):
+            await stack.enter_async_context(connection(gateway.address))
+        async with connection(gateway.address) as (source, _):
+            assert not await ends_within(source, 3)
+
+
 async def test_floods_leave_the_memory_flat_and_the_others_served(system: System, ada: Person) -> None:
     """Resets by the thousand, slow heads, endless headers, false tokens, all on one gateway, wave after wave, beside a user at work."""
     async with gateway_process(system, http_head_seconds="1") as gateway, Client(gateway.address, ada.token) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -18,6 +19,7 @@ from carrel.errors import LimitExceeded
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import UserContext
 from carrel_chassis.rpc.channel import open_channel
+from carrel_chassis.rpc.status import from_rpc_error
 from carrel_gateway.admission import Admission, Limits
 from carrel_gateway.settings import GatewaySettings
 from tests.gateway.edge import bearer, call, http_client, replica
@@ -210,28 +212,49 @@ async def test_two_replicas_hold_the_limits_together(system: System, ada: Person
         assert sorted(states) == [200] * 6 + [429] * 4
 
 
-async def test_a_gateway_with_more_than_it_can_answer_sheds_and_keeps_its_latency(system: System, ada: Person) -> None:
-    async with replica(system, calls_under_way=16) as gateway:
-        channel = open_channel(gateway.address)
-        await call(channel, "ListRuns", bearer(ada.token))
+async def overload(address: str, person: Person, *, callers: int, seconds: float) -> tuple[list[float], int]:
+    """Callers that call without pause, and wait as they are told when they are refused: the seconds of each answer, and the refusals."""
+    taken: list[float] = []
+    refusals = 0
+    end = time.monotonic() + seconds
+    channel = open_channel(address)
+    await call(channel, "ListRuns", bearer(person.token))
 
-        async def timed() -> tuple[bool, float]:
-            begin = time.perf_counter()
+    async def caller() -> None:
+        nonlocal refusals
+        while (begin := time.monotonic()) < end:
             try:
-                await call(channel, "ListRuns", bearer(ada.token))
-                return True, time.perf_counter() - begin
+                await call(channel, "ListRuns", bearer(person.token))
+                taken.append(time.monotonic() - begin)
             except grpc.aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.UNAVAILABLE
-                return False, time.perf_counter() - begin
+                told = from_rpc_error(error)
+                assert (told.kind, told.metadata["limit"]) == (Kind.UNAVAILABLE, "calls_under_way")
+                refusals += 1
+                await asyncio.sleep((told.retry_seconds or 0) * random.uniform(0.5, 1.5))  # as the client spreads it
 
-        results = await asyncio.gather(*(timed() for _ in range(400)))
-        served = [taken for passed, taken in results if passed]
-        assert 16 <= len(served) < 400
-        await channel.close()
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    await channel.close()
+    return sorted(taken), refusals
+
+
+async def test_a_gateway_with_more_than_it_can_answer_sheds_and_keeps_its_latency(system: System, ada: Person) -> None:
+    """The same crowd at a gateway that sheds and at one that takes everybody: half of the answers come several times sooner."""
+    free = {"user_calls_per_second": "100000", "tenant_calls_per_second": "100000"}
+    async with gateway_process(system, **free, calls_under_way="48") as gateway:
+        shedding, refusals = await overload(gateway.address, ada, callers=400, seconds=2)
         # Nobody's own fault: the client comes back by itself until it is answered.
-        async with Client(gateway.address, ada.token) as client:
-            async with asyncio.timeout(20):
-                await asyncio.gather(*(client.list_agents() for _ in range(60)))
+        async with Client(gateway.address, ada.token) as client, asyncio.timeout(20):
+            await asyncio.gather(*(client.list_agents() for _ in range(40)))
+    async with gateway_process(system, **free, calls_under_way="100000") as gateway:
+        queueing, none = await overload(gateway.address, ada, callers=400, seconds=2)
+    assert refusals > 0 == none
+    median = {name: taken[len(taken) // 2] for name, taken in (("shed", shedding), ("queue", queueing))}
+    print(
+        f"p50 {median['shed'] * 1e3:.0f} ms shedding ({len(shedding)} answers), "
+        f"{median['queue'] * 1e3:.0f} ms queueing ({len(queueing)} answers)"
+    )
+    assert median["shed"] < median["queue"] / 2
+    assert len(shedding) > len(queueing) / 2
 
 
 async def test_an_upload_beyond_what_may_pass_is_cut_off(system: System, ada: Person) -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from tests.gateway.edge import HTTP, METHODS, Issuer, bearer, call, http_client
 from tests.support.expect import refused
+from tests.support.revoking import refusal_of, revoke
 from tests.support.system import Person, System
 
 
@@ -125,6 +126,24 @@ async def test_a_call_without_a_credential_is_refused(
             answer = await http.request(verb, path, headers=headers)
             assert (answer.status_code, answer.json()["reason"]) == (401, "CREDENTIAL_MISSING"), path
             assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_revoked_credential_opens_nothing(system: System, edge: grpc.aio.Channel) -> None:
+    """A user with a token and an API key who has been at work a moment ago: each operation of both faces refuses both."""
+    person = await system.person()
+    credentials = [person.token, await system.api_key(person)]
+    for credential in credentials:
+        await call(edge, "ListRuns", bearer(credential))
+    await revoke(system, person)
+    await refusal_of(lambda: call(edge, "ListRuns", bearer(person.token)))
+    for credential in credentials:
+        for method in METHODS:
+            with refused(grpc.StatusCode.UNAUTHENTICATED, "CONTEXT_REVOKED"):
+                await call(edge, method, bearer(credential))
+        async with http_client(system, credential) as http:
+            for verb, path in HTTP:
+                answer = await http.request(verb, path)
+                assert (answer.status_code, answer.json()["reason"]) == (401, "CONTEXT_REVOKED"), path
 
 
 async def test_health_needs_no_credential(system: System) -> None:

@@ -69,6 +69,7 @@ class RpcServer:
         authenticator: Authenticator,
         revocations: Revocations | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        options: Sequence[tuple[str, int]] = (),
     ) -> None:
         self.stopping = asyncio.Event()
         """Set when the server drains; streams watch it and end themselves."""
@@ -79,7 +80,7 @@ class RpcServer:
         self._fail_closed = settings.revocation_fail_closed
         self._saying: set[asyncio.Task[None]] = set()
         self._credentials = credentials
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=[*_OPTIONS, *options])
         self._health = health_aio.HealthServicer()
         self._services: list[str] = []
 
