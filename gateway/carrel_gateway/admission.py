@@ -15,7 +15,8 @@ from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import UserContext
 
 _STREAM_RETRY_SECONDS = 1.0
-_SHED_RETRY_SECONDS = 0.25
+_SHED_RETRY_SECONDS = 1.0
+"""A refusal costs a good part of what an answer does: who comes back too soon keeps others from theirs."""
 _SWEEP_AT_LEAST = 1024
 
 

@@ -68,7 +68,8 @@ class Caller:
             try:
                 return await self.once(method, request, max(0.0, end - clock()))
             except (Unavailable, LimitExceeded) as error:
-                wait = max(next(waits), error.retry_seconds or 0.0)
+                # Not before the time that was told, and not all at that time.
+                wait = max(next(waits), (error.retry_seconds or 0.0) * random.uniform(1.0, 1.5))
                 if isinstance(error, LimitExceeded) and not _soon_free(error):
                     raise
                 await asyncio.sleep(min(wait, max(0.0, end - clock())))

@@ -80,6 +80,8 @@ class ClaimedRun:
     """Since the run's first start."""
     more: bool
     """The user has another run that could be taken now."""
+    shares_places: bool
+    """The tenant has limits: when this run ends, another user's may begin."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -250,6 +252,29 @@ def _position(token: str, mark: str) -> Position:
     raise invalid("page_token", message, "CURSOR_INVALID")
 
 
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many runs may wait and be worked on; 0 is no limit, but for `queued`."""
+
+    queued: int
+    running: int = 0
+    """0: what the workers are set to."""
+    tenant_queued: int = 0
+    """Of all the tenant's users together, as is the next."""
+    tenant_running: int = 0
+    time: datetime = _EPOCH
+    """Since when the tenant's hold: of two that differ, the later ones do."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullQueue:
+    """Why a run is not accepted."""
+
+    limit: str
+    """`queued_runs` or `tenant_queued_runs`."""
+    value: int
+
+
 def run_not_found(run_id: str) -> CarrelError:
     """The run is absent or another user's: the same answer."""
     return CarrelError(
@@ -281,12 +306,13 @@ def request_id_reused(request_id: str) -> CarrelError:
     )
 
 
-def queue_full(limit: int) -> CarrelError:
-    """As many runs wait as may."""
+def queue_full(full: FullQueue) -> CarrelError:
+    """As many runs wait as may, of the user or of the tenant."""
+    whose = "Your tenant has" if full.limit == "tenant_queued_runs" else "You have"
     return CarrelError(
         Kind.OVER_LIMIT,
         "LIMIT_EXCEEDED",
-        f"You have {limit} runs waiting, as many as may; start more when some of them are done.",
-        metadata={"limit": "queued_runs", "value": str(limit)},
+        f"{whose} {full.value} runs waiting, as many as may; start more when some of them are done.",
+        metadata={"limit": full.limit, "value": str(full.value)},
         retry_seconds=5.0,
     )

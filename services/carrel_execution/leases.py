@@ -65,8 +65,12 @@ class Leases:
             self._worker.heed(keys, held)
 
     async def reap(self) -> None:
-        """Takes the runs of lost workers: they go on elsewhere, or end when that has been tried often enough."""
-        requeued = ended = False
+        """Takes the runs of lost workers: they go on elsewhere, or end when that has been tried often enough.
+
+        Before that it brings in who is not counted for a tenant's limits yet, and may go on then.
+        """
+        requeued = await self._queue.count_in() > 0
+        ended = False
         for run in await self._queue.reap(self._settings.max_attempts):
             get_logger().warning("run.worker_lost", run_id=run.run_id, attempt=run.epoch, requeued=run.requeued)
             if run.requeued:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from carrel.agent import Agent
 from carrel_chassis.bus import Bus
@@ -12,7 +13,7 @@ from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id, new_id
 from carrel_execution import domain, events
-from carrel_execution.domain import ListRequest, Run, StartRequest, State
+from carrel_execution.domain import FullQueue, ListRequest, QueueLimits, Run, StartRequest, State
 from carrel_execution.outbox import Outbox
 from carrel_execution.registry import AgentRegistry
 from carrel_execution.repository import Runs
@@ -54,7 +55,6 @@ class Operations:
         request = _in_thread_of(user, request)
         run_id = new_id("run")
         queued = events.queued(run_id, request.agent, self._clock()).SerializeToString()
-        queued_limit = user.limits.queued_runs or self._settings.queued_runs_per_user
         async with self._sessions.open(user, call_id) as connection:
             accepted = await Runs(connection, user).accept(
                 request,
@@ -62,15 +62,24 @@ class Operations:
                 request.thread_id or new_id("thread"),
                 grant=grant,
                 event=queued,
-                limits=(queued_limit, user.limits.running_runs),
+                limits=self._limits(user),
             )
-        if accepted is None:
-            raise domain.queue_full(queued_limit)
+        if isinstance(accepted, FullQueue):
+            raise domain.queue_full(accepted)
         run, digest = accepted
         if digest != request.digest:
             raise domain.request_id_reused(request.request_id)
         await self._wake(run)
         return run
+
+    def _limits(self, user: UserContext) -> QueueLimits:
+        return QueueLimits(
+            queued=user.limits.queued_runs or self._settings.queued_runs_per_user,
+            running=user.limits.running_runs,
+            tenant_queued=user.tenant_limits.queued_runs,
+            tenant_running=user.tenant_limits.running_runs,
+            time=datetime.fromtimestamp(user.issue_time, UTC),
+        )
 
     async def _wake(self, run: Run) -> None:
         if run.state is not State.QUEUED:

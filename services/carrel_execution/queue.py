@@ -12,35 +12,7 @@ from carrel_chassis.db.engine import Engine
 from carrel_chassis.db.sessions import database_errors
 from carrel_execution.domain import ClaimedRun, Outcome
 
-CLAIM = text("""
-    WITH slot AS MATERIALIZED (
-        SELECT tenant_id, user_id,
-               queued > 1 AND running + 1 < CASE WHEN running_limit > 0 THEN running_limit ELSE :running_limit END AS more
-        FROM user_slot
-        WHERE queued > 0 AND running < CASE WHEN running_limit > 0 THEN running_limit ELSE :running_limit END
-        ORDER BY head_time LIMIT :count FOR UPDATE SKIP LOCKED
-    ), next AS MATERIALIZED (
-        SELECT slot.more, head.* FROM slot CROSS JOIN LATERAL (
-            SELECT tenant_id, user_id, run_id FROM run
-            WHERE run.tenant_id = slot.tenant_id AND run.user_id = slot.user_id AND run.state = 'QUEUED'
-            ORDER BY create_time, run_id LIMIT 1 FOR UPDATE
-        ) AS head
-    ), claimed AS (
-        UPDATE run SET state = 'RUNNING', epoch = epoch + 1, worker = :worker, start_time = coalesce(start_time, now()),
-               lease_until = now() + make_interval(secs => :lease_seconds)
-        FROM next
-        WHERE run.tenant_id = next.tenant_id AND run.user_id = next.user_id AND run.run_id = next.run_id
-        RETURNING run.*, next.more
-    ), moved AS (
-        UPDATE user_slot SET running = running + 1, queued = queued - 1, head_time = now() FROM claimed
-        WHERE user_slot.tenant_id = claimed.tenant_id AND user_slot.user_id = claimed.user_id
-    )
-    SELECT c.tenant_id, c.user_id, c.run_id, c.thread_id, c.agent, c.epoch, c.input_json, c.grant_bytes,
-           coalesce(outbox.event, '') AS queued_event,
-           CAST(extract(epoch FROM now() - c.start_time) AS float8) AS elapsed_seconds, c.more
-    FROM claimed AS c LEFT JOIN outbox ON outbox.tenant_id = c.tenant_id AND outbox.user_id = c.user_id
-        AND outbox.run_id = c.run_id AND outbox.position = 0
-""")
+CLAIM = text("SELECT * FROM claim_runs(:worker, :count, :lease_seconds, :running_limit)")
 RENEW = text("""
     UPDATE run SET lease_until = now() + make_interval(secs => :lease_seconds)
     WHERE state IN ('RUNNING', 'CANCELLING') AND worker = :worker AND run_id = ANY(:run_ids)
@@ -63,8 +35,21 @@ REAP = text("""
                THEN requeue_run(tenant_id, user_id, run_id, epoch, true) ELSE false END AS requeued,
            lost_leases + 1 >= :max_attempts AS hopeless
     FROM (
-        SELECT * FROM run WHERE state IN ('RUNNING', 'CANCELLING') AND lease_until < now() ORDER BY lease_until LIMIT 100
+        SELECT * FROM (
+            SELECT * FROM run WHERE state IN ('RUNNING', 'CANCELLING') AND lease_until < now() ORDER BY lease_until LIMIT 100
+        ) AS oldest
+        ORDER BY tenant_id, user_id  -- the order in which the commit counts them for their tenants
     ) AS expired
+""")
+COUNT_IN = text("""
+    UPDATE user_slot SET counted = true
+    FROM (
+        SELECT tenant_id, user_id FROM tenant_slot AS tenant JOIN user_slot AS slot USING (tenant_id)
+        WHERE (tenant.queued_limit > 0 OR tenant.running_limit > 0) AND slot.queued > 0 AND NOT slot.counted
+        LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ) AS found
+    WHERE user_slot.tenant_id = found.tenant_id AND user_slot.user_id = found.user_id
+    RETURNING user_slot.user_id
 """)
 TAKE_DUE = text("""
     WITH due AS MATERIALIZED (
@@ -157,7 +142,7 @@ class Queue:
         self.worker = worker
 
     async def claim(self, count: int, *, lease_seconds: float, running_limit: int) -> list[ClaimedRun]:
-        """Takes up to `count` runs, the oldest of each of the users who have waited longest."""
+        """Takes up to `count` runs, the oldest of each of the users who have waited longest, and none above a tenant's limit."""
         values = {
             "count": count,
             "worker": self.worker,
@@ -198,6 +183,10 @@ class Queue:
     async def reap(self, max_attempts: int) -> list[Expired]:
         """Requeues the runs of lost workers; those that cannot go on are only told, for the caller to end them."""
         return [Expired(*row) for row in await self._execute(REAP, {"max_attempts": max_attempts})]
+
+    async def count_in(self) -> int:
+        """Counts those who waited already when their tenant got a limit; returns how many users."""
+        return len(await self._execute(COUNT_IN, {}))
 
     async def take_due(self, count: int, hold_seconds: float) -> list[Unsent]:
         """All events of the runs that have overdue ones, in order; nobody else is given them for `hold_seconds`."""

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from carrel_chassis.db.engine import Connection, Row
 from carrel_chassis.identity import UserContext
-from carrel_execution.domain import ListRequest, Run, StartRequest, State
+from carrel_execution.domain import FullQueue, ListRequest, QueueLimits, Run, StartRequest, State
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
 
@@ -20,10 +20,12 @@ _PAGE_BYTES = 2 * 1024 * 1024
 """How much input the runs of a page may hold together: the page becomes shorter instead of larger than a message."""
 
 ACCEPT = text(f"""
-    SELECT {_COLUMNS}, request_digest FROM accept_run(
-        :tenant_id, :user_id, :run_id, :thread_id, :agent, :request_id, :request_digest, :input_json, :grant_bytes, :event,
-        :queued_limit, :running_limit)
-    WHERE {OWN}
+    SELECT {_COLUMNS}, request_digest, full_queue, most FROM (
+        SELECT (accepted).*, full_queue, most FROM accept_run(
+            :tenant_id, :user_id, :run_id, :thread_id, :agent, :request_id, :request_digest, :input_json, :grant_bytes, :event,
+            :queued_limit, :running_limit, :tenant_queued_limit, :tenant_running_limit, :limit_time)
+    ) AS answer
+    WHERE full_queue IS NOT NULL OR {OWN}
 """)
 GET = text(f"SELECT {_COLUMNS} FROM run WHERE {OWN} AND run_id = :run_id")
 CANCEL = text(f"SELECT {_COLUMNS} FROM cancel_run(:tenant_id, :user_id, :run_id, :reason, :event) WHERE {OWN}")
@@ -58,12 +60,9 @@ class Runs:
         self._owner = {"tenant_id": user.tenant_id, "user_id": user.user_id}
 
     async def accept(
-        self, request: StartRequest, run_id: str, thread_id: str, *, grant: bytes, event: bytes, limits: tuple[int, int]
-    ) -> tuple[Run, bytes] | None:
-        """The run and the digest of the request that started it, now or before; None when the queue is full.
-
-        `limits` are those on the user's queued and running runs.
-        """
+        self, request: StartRequest, run_id: str, thread_id: str, *, grant: bytes, event: bytes, limits: QueueLimits
+    ) -> tuple[Run, bytes] | FullQueue:
+        """The run and the digest of the request that started it, now or before; or the queue that is full."""
         values = {
             **self._owner,
             "run_id": run_id,
@@ -74,11 +73,14 @@ class Runs:
             "input_json": request.input_json,
             "grant_bytes": grant,
             "event": event,
-            "queued_limit": limits[0],
-            "running_limit": limits[1],
+            "queued_limit": limits.queued,
+            "running_limit": limits.running,
+            "tenant_queued_limit": limits.tenant_queued,
+            "tenant_running_limit": limits.tenant_running,
+            "limit_time": limits.time,
         }
-        row = (await self._connection.execute(ACCEPT, values)).one_or_none()
-        return (_run(row), row[-1]) if row else None
+        row = (await self._connection.execute(ACCEPT, values)).one()
+        return FullQueue(row.full_queue, row.most) if row.full_queue else (_run(row), row.request_digest)
 
     async def get(self, run_id: str) -> Run | None:
         """The run, or None when this user has none of this id."""

@@ -95,7 +95,7 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             # The lease runs out and another attempt follows; nothing is lost but time.
             get_logger().error("run.broken", run_id=attempt.run_id, error=repr(error), exc_info=error)
-        if attempt.user_waits or was_full:
+        if attempt.user_waits or attempt.run.shares_places or was_full:
             self.wake()
 
     async def drain(self, seconds: float) -> None:

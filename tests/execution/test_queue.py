@@ -13,7 +13,7 @@ from carrel_execution import domain, repository
 from carrel_execution.domain import ClaimedRun, ListRequest, State
 from carrel_execution.queue import Queue, Sent
 from carrel_execution.repository import OWN, Runs
-from tests.execution.conftest import Desk
+from tests.execution.conftest import NOW, Desk
 from tests.support.expect import eventually
 
 DONE = domain.succeeded({"done": True})
@@ -211,6 +211,9 @@ async def test_without_its_filter_a_statement_still_finds_only_own_rows(desk: De
         **{
             "queued_limit": 9,
             "running_limit": 0,
+            "tenant_queued_limit": 0,
+            "tenant_running_limit": 0,
+            "limit_time": NOW,
             "page_size": 9,
             "states": [],
             "create_time": domain.START.create_time,

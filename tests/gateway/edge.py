@@ -16,7 +16,6 @@ import httpx
 import jwt
 
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
-from carrel_chassis.rpc.channel import open_channel
 from carrel_chassis.signing import read_key
 from carrel_chassis.stack.ports import free_ports
 from carrel_gateway.__main__ import serve
@@ -169,16 +168,20 @@ async def replica(system: System, address: str = "", http_address: str = "", **c
 
 
 async def _until_up(serving: asyncio.Task[None], address: str) -> None:
-    channel = open_channel(address)
-    ready = asyncio.create_task(channel.channel_ready())
-    try:
-        await asyncio.wait({serving, ready}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    """Until the gRPC face takes connections, with TLS or without."""
+    host, _, port = address.rpartition(":")
+
+    async def up() -> bool:
         if serving.done():
             await serving  # raises why it did not start
-    finally:
-        ready.cancel()
-        await asyncio.gather(ready, return_exceptions=True)
-        await channel.close()
+        try:
+            _, sink = await asyncio.open_connection(host, int(port))
+        except OSError:
+            return False
+        sink.close()
+        return True
+
+    await eventually(up)
 
 
 @dataclass

@@ -91,7 +91,8 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
             name: run[name]
             for name in ("agent", "grant_bytes", "input_json", "request_digest", "request_id", "run_id", "thread_id")
         }
-        | {"event": b"", "queued_limit": 10, "running_limit": 10},
+        | {"event": b"", "queued_limit": 10, "running_limit": 10}
+        | {"tenant_queued_limit": 0, "tenant_running_limit": 0, "limit_time": FAR},
         "GET": {"run_id": run["run_id"]},
         "CANCEL": {"run_id": run["run_id"], "event": b"", "reason": "x"},
         "LIST": {"create_time": FAR, "page_size": 50, "run_id": "", "states": [], "thread_id": ""},

@@ -9,7 +9,12 @@ from tests.support.system import System
 
 SCHEMAS = ("context", "execution", "tools", "events")
 CROSS_USER_ROLES = {
-    "carrel_execution_runner": {"execution.run", "execution.user_slot", "execution.outbox"},
+    "carrel_execution_runner": {
+        "execution.run",
+        "execution.user_slot",
+        "execution.outbox",
+        "execution.tenant_slot",
+    },
     "carrel_events_writer": {"events.event", "events.user_log", "events.run_attempt"},
     "carrel_events_retention": {"events.event", "events.user_log", "events.run_attempt"},
     "carrel_context_admin": {
@@ -79,6 +84,7 @@ async def test_every_table_without_a_user_is_named_here(system: System) -> None:
         "context.revocation_version",
         "context.tenant",
         "context.tenant_limit",
+        "execution.tenant_slot",  # of the users of a tenant together; a policy keeps each to the own tenant
     }
 
 

@@ -24,6 +24,8 @@ class Deadline(Layer):
             asked = call.context.time_remaining()
             seconds = limit if asked is None else min(asked, limit)
             call.expire_time = asyncio.get_running_loop().time() + seconds
+            if asked is not None and asked <= limit:
+                return await proceed(call)  # gRPC itself cancels the handler when the caller's own deadline is over
             try:
                 async with asyncio.timeout_at(call.expire_time) as scope:
                     return await proceed(call)

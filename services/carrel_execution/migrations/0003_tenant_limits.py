@@ -4,8 +4,8 @@ Only tenants with a limit are counted. Whether a user's runs are counted stands 
 are read and written as before.
 
 The order of locks: users' slots, then runs, then tenants' slots, these by tenant. A trigger that waits for the commit changes the
-tenants' counters, so they come last whatever a transaction does before. `accept_run` takes its tenant earlier and then adds a run that nobody
-else can hold; claims and the runner's `count_in` wait for no slot at all: what is locked they pass by.
+tenants' counters, so they come last whatever a transaction does before. `accept_run` takes its tenant earlier, and then adds a run
+that nobody else can hold; claims and `count_in` wait for no slot at all: what is locked they pass by.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ _PLACES = """
 -- How many more runs of the tenant may be worked on; until the caller's commit nobody else is told. 0 while another has been told.
 CREATE FUNCTION places_of_tenant(p_tenant_id text) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    most integer := (SELECT running_limit FROM tenant_slot WHERE tenant_id = p_tenant_id FOR UPDATE SKIP LOCKED);
+    most integer;
 BEGIN
+    SELECT running_limit INTO most FROM tenant_slot WHERE tenant_id = p_tenant_id FOR UPDATE SKIP LOCKED;
     IF most = 0 THEN
         RETURN 2147483647;
     END IF;
@@ -146,18 +147,18 @@ BEGIN
 END $$;
 """
 
+_ACCEPT_RUN = (
+    f"accept_run({', '.join(['text'] * 6)}, bytea, text, bytea, bytea, {', '.join(['integer'] * 4)}, timestamptz)"
+)
+
 
 def upgrade() -> None:
     execute_script(op, _TABLES + _COUNTED + _PLACES + _ACCEPT)
     execute_script(
         op,
         f"""
-        REVOKE ALL ON FUNCTION count_for_tenant, places_of_tenant FROM PUBLIC;
+        REVOKE ALL ON FUNCTION count_for_tenant, places_of_tenant, {_ACCEPT_RUN} FROM PUBLIC;
+        GRANT EXECUTE ON FUNCTION {_ACCEPT_RUN} TO {_ROLE};
         GRANT EXECUTE ON FUNCTION places_of_tenant TO {_RUNNER};
-        DO $$ DECLARE accept regprocedure; BEGIN
-            FOR accept IN SELECT oid FROM pg_proc WHERE proname = 'accept_run' AND pronamespace = current_schema()::regnamespace LOOP
-                EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC; GRANT EXECUTE ON FUNCTION %s TO {_ROLE}', accept, accept);
-            END LOOP;
-        END $$;
         """,
     )
