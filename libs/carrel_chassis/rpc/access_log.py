@@ -7,7 +7,7 @@ import time
 
 import grpc
 
-from carrel_chassis.logs import get_logger
+from carrel_chassis.logs import event_writer
 from carrel_chassis.rpc.call import Call, Handler
 from carrel_chassis.rpc.layer import Layer
 
@@ -16,7 +16,7 @@ class AccessLog(Layer):
     """Writes `rpc.finished`; a call that its client gave up is CANCELLED and no error."""
 
     def wrap(self, proceed: Handler) -> Handler:
-        log = get_logger()
+        finished = event_writer("rpc.finished")
 
         async def handle(call: Call) -> object:
             begin = time.perf_counter()
@@ -27,8 +27,7 @@ class AccessLog(Layer):
                 raise
             finally:
                 user = call.user
-                log.info(
-                    "rpc.finished",
+                finished(
                     method=call.method,
                     code=call.code.name,
                     ms=round((time.perf_counter() - begin) * 1e3, 2),
