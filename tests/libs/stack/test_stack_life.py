@@ -192,7 +192,14 @@ async def test_children_see_only_the_environment_that_is_theirs(folder: Path, mo
         assert os.getsid(seen.pid) == seen.pid, "the terminal's Ctrl-C does not reach it"
 
 
+others_reach_us = pytest.mark.skipif(
+    any(not folder.stat().st_mode & 0o001 for folder in Path(sys.prefix).absolute().parents),
+    reason="the Python environment lies in a folder that other users cannot enter",
+)
+
+
 @as_root
+@others_reach_us
 @pytest.mark.parametrize("uid", [1, 4711], ids=["named", "nameless"])
 async def test_an_ordinary_user_runs_the_engines(folder: Path, uid: int) -> None:
     python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin")
@@ -216,6 +223,7 @@ async def test_an_ordinary_user_runs_the_engines(folder: Path, uid: int) -> None
 
 
 @as_root
+@others_reach_us
 async def test_where_user_namespaces_are_not_allowed_root_runs_postgres_as_another_user(folder: Path) -> None:
     async with Stack(engines_only(folder, user_namespaces=False)) as stack:
         assert psutil.Process(stack.pids()["postgres"]).uids().effective != 0
