@@ -253,3 +253,16 @@ async def test_floods_leave_the_memory_flat_and_the_others_served(system: System
         print(f"memory {before:.0f} -> {after:.0f} MiB; the slowest call beside the floods took {longest * 1e3:.0f} ms")
         assert after - before < MEMORY_MB
         assert longest < 5
+
+
+async def test_a_refused_connection_does_not_stay_open(system: System) -> None:
+    """Its answer is given time to arrive, and no more: a client that neither reads nor leaves is cut off."""
+    async with connection(system.addresses["gateway_http"]) as (source, sink):
+        sink.write(b"no request at all\r\n\r\n")
+        assert b"MALFORMED_REQUEST" in await ends_within(source, 5)
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(5):
+                while True:
+                    sink.write(b"x")
+                    await sink.drain()
+                    await asyncio.sleep(0.05)

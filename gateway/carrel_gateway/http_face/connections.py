@@ -16,6 +16,8 @@ from carrel_gateway.http_face.problems import HttpRefusal, problem_document
 
 MAX_HEAD_BYTES = 32 * 1024
 """Of a request: its line and its headers."""
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 1024 * 1024
 
 
 def guarded(most_connections: int, head_seconds: float) -> type[H11Protocol]:
@@ -34,6 +36,8 @@ class _Guarded(H11Protocol):
     _most_connections: int
     _head_seconds: float
     _head_timer: asyncio.TimerHandle | None = None
+    _may_still_come: int | None = None
+    """How many bytes of a refused request are still read and thrown away; None while none is refused."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -47,7 +51,14 @@ class _Guarded(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._may_still_come is not None:  # the answer is given
+            self._may_still_come -= len(data)
+            if self._may_still_come < 0:
+                self.transport.abort()
+            return
         super().data_received(data)
+        if self._may_still_come is not None:
+            return
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             self._wait_for_head()
         else:
@@ -68,7 +79,18 @@ class _Guarded(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer has begun, and can only be broken off
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Ends our half, and reads on for a moment what is still under way: a connection that is closed over unread bytes is reset,
+        and the reset overtakes the answer."""
+        self._may_still_come = _LINGER_BYTES
+        self._head_came()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._head_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+        else:
+            self.transport.close()
 
     def _wait_for_head(self) -> None:
         if self._head_timer is None:
