@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,11 +77,8 @@ async def test_the_same_trace_gives_the_same_report(ask: Ask, write: Write) -> N
     assert await ask(path) == await ask(path)
 
 
-async def test_the_real_trace_takes_less_than_a_second(ask: Ask, real_trace: Path) -> None:
-    await ask(real_trace)
-    start = time.perf_counter()
+async def test_the_report_of_the_real_trace_fits_into_an_event(ask: Ask, real_trace: Path) -> None:
     report = await ask(real_trace)
-    assert time.perf_counter() - start < 1
     assert len(json.dumps(report)) < 64 * 1024
 
 
