@@ -16,12 +16,12 @@ AUDIENCES = frozenset({"context", "agent-execution", "tool-dispatch", "event-str
 
 LIMITS = ResourceLimits.__slots__
 _STANDARD = frozenset(
-    """runs.start runs.read runs.cancel events.read tools.use corpora.read corpora.write
+    """runs.start runs.read runs.cancel runs.resolve events.read tools.use corpora.read corpora.write
     threads.read threads.write""".split()
 )
 _POWER = _STANDARD | {"corpora.admin"}
 _DEVELOPER = _POWER | {"contexts.inspect"}
-_ADMIN = _DEVELOPER | {"admin.users", "admin.keys", "admin.limits", "admin.revoke"}
+_ADMIN = _DEVELOPER | {"admin.users", "admin.keys", "admin.limits", "admin.revoke", "admin.statistics", "admin.tools"}
 ROLES = {
     "standard": _STANDARD,
     "power": _POWER,

@@ -52,6 +52,27 @@ class RunServicer(rpc.RunServiceServicer):
             agents=[run_pb2.Agent(name=each.name, description=each.description) for each in classes]
         )
 
+    async def RepeatRun(self, request: pb.RepeatRunRequest, context: Any) -> pb.RepeatRunResponse:
+        raise NotImplementedError
+
+    async def FollowRun(self, request: pb.FollowRunRequest, context: Any) -> pb.FollowRunResponse:
+        raise NotImplementedError
+
+    async def ListSteps(self, request: pb.ListStepsRequest, context: Any) -> pb.ListStepsResponse:
+        raise NotImplementedError
+
+    async def ListWaits(self, request: pb.ListWaitsRequest, context: Any) -> pb.ListWaitsResponse:
+        raise NotImplementedError
+
+    async def ResolveWait(self, request: pb.ResolveWaitRequest, context: Any) -> pb.ResolveWaitResponse:
+        raise NotImplementedError
+
+    async def GetRunStatistics(self, request: pb.GetRunStatisticsRequest, context: Any) -> pb.GetRunStatisticsResponse:
+        raise NotImplementedError
+
+    async def GetOverallRunStatistics(self, request: pb.GetOverallRunStatisticsRequest, context: Any) -> pb.GetOverallRunStatisticsResponse:
+        raise NotImplementedError
+
 
 def _state(value: run_pb2.RunState.ValueType) -> State:
     state = _FROM_PROTO.get(value)

@@ -61,6 +61,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The method has no policy."""
     ERROR_REASON_WIDENING_REFUSED: _ErrorReason.ValueType  # 25
     """A child may not be wider than its parent."""
+    ERROR_REASON_RUN_CANNOT_RESOLVE: _ErrorReason.ValueType  # 26
+    """The context belongs to a run, and only a person may answer what a run waits for."""
     ERROR_REASON_INVALID_ARGUMENT: _ErrorReason.ValueType  # 40
     """INVALID_ARGUMENT: wrong whatever the state is; BadRequest names the field.
 
@@ -84,6 +86,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 66
     ERROR_REASON_TENANT_NOT_FOUND: _ErrorReason.ValueType  # 67
     ERROR_REASON_THREAD_NOT_FOUND: _ErrorReason.ValueType  # 68
+    ERROR_REASON_WAIT_NOT_FOUND: _ErrorReason.ValueType  # 69
+    ERROR_REASON_SCHEDULE_NOT_FOUND: _ErrorReason.ValueType  # 70
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION and ABORTED: the state forbids it, or somebody was faster.
 
@@ -103,6 +107,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Two signing keys are active already."""
     ERROR_REASON_USER_EXISTS: _ErrorReason.ValueType  # 87
     """The tenant has a user of this id."""
+    ERROR_REASON_THREAD_BUSY: _ErrorReason.ValueType  # 88
+    """The thread has a run that is not over, and the new run was not to wait for it."""
+    ERROR_REASON_RUN_NOT_OVER: _ErrorReason.ValueType  # 89
+    """Only a run that is over can be repeated."""
+    ERROR_REASON_WAIT_OVER: _ErrorReason.ValueType  # 90
+    """The wait was answered already, has expired, or its run is over."""
+    ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 91
+    """The user has to consent to this call of a tool first."""
     ERROR_REASON_HISTORY_TRUNCATED: _ErrorReason.ValueType  # 100
     """OUT_OF_RANGE: the cursor is older than what is kept, or of another epoch; the metadata names the oldest offset."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 120
@@ -120,6 +132,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The time for the call was over."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 142
     """A fault of ours. The metadata holds an id that the log knows."""
+    ERROR_REASON_AGENT_BREAKER_OPEN: _ErrorReason.ValueType  # 143
+    """This agent has died too often for this user; the metadata says when it may be tried again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo that every refused call carries, without its prefix ("RUN_NOT_FOUND"); the domain is "carrel"."""
@@ -163,6 +177,8 @@ ERROR_REASON_POLICY_MISSING: ErrorReason.ValueType  # 24
 """The method has no policy."""
 ERROR_REASON_WIDENING_REFUSED: ErrorReason.ValueType  # 25
 """A child may not be wider than its parent."""
+ERROR_REASON_RUN_CANNOT_RESOLVE: ErrorReason.ValueType  # 26
+"""The context belongs to a run, and only a person may answer what a run waits for."""
 ERROR_REASON_INVALID_ARGUMENT: ErrorReason.ValueType  # 40
 """INVALID_ARGUMENT: wrong whatever the state is; BadRequest names the field.
 
@@ -186,6 +202,8 @@ ERROR_REASON_REVOCATION_NOT_FOUND: ErrorReason.ValueType  # 65
 ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 66
 ERROR_REASON_TENANT_NOT_FOUND: ErrorReason.ValueType  # 67
 ERROR_REASON_THREAD_NOT_FOUND: ErrorReason.ValueType  # 68
+ERROR_REASON_WAIT_NOT_FOUND: ErrorReason.ValueType  # 69
+ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason.ValueType  # 70
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION and ABORTED: the state forbids it, or somebody was faster.
 
@@ -205,6 +223,14 @@ ERROR_REASON_ROTATION_TOO_SOON: ErrorReason.ValueType  # 86
 """Two signing keys are active already."""
 ERROR_REASON_USER_EXISTS: ErrorReason.ValueType  # 87
 """The tenant has a user of this id."""
+ERROR_REASON_THREAD_BUSY: ErrorReason.ValueType  # 88
+"""The thread has a run that is not over, and the new run was not to wait for it."""
+ERROR_REASON_RUN_NOT_OVER: ErrorReason.ValueType  # 89
+"""Only a run that is over can be repeated."""
+ERROR_REASON_WAIT_OVER: ErrorReason.ValueType  # 90
+"""The wait was answered already, has expired, or its run is over."""
+ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 91
+"""The user has to consent to this call of a tool first."""
 ERROR_REASON_HISTORY_TRUNCATED: ErrorReason.ValueType  # 100
 """OUT_OF_RANGE: the cursor is older than what is kept, or of another epoch; the metadata names the oldest offset."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 120
@@ -222,4 +248,6 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 141
 """The time for the call was over."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 142
 """A fault of ours. The metadata holds an id that the log knows."""
+ERROR_REASON_AGENT_BREAKER_OPEN: ErrorReason.ValueType  # 143
+"""This agent has died too often for this user; the metadata says when it may be tried again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -337,26 +337,38 @@ Global___PartialResult: _TypeAlias = PartialResult  # noqa: Y015
 
 @_typing.final
 class ApprovalRequested(_message.Message):
-    """A run waits for a person."""
+    """A run waits for its user's consent to one call of a tool."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     ARGUMENTS_DIGEST_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
+    """The id of the wait."""
     tool: _builtins.str
     arguments_digest: _builtins.str
+    arguments_json: _builtins.str
+    prompt: _builtins.str
+    """One sentence for the user."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
         approval_id: _builtins.str = ...,
         tool: _builtins.str = ...,
         arguments_digest: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_digest", b"arguments_digest", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "arguments_digest", b"arguments_digest", "arguments_json", b"arguments_json", "expire_time", b"expire_time", "prompt", b"prompt", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,27 +376,120 @@ Global___ApprovalRequested: _TypeAlias = ApprovalRequested  # noqa: Y015
 
 @_typing.final
 class ApprovalResolved(_message.Message):
-    """A person has decided."""
+    """The user has decided, or nobody has in time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     APPROVED_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
     approved: _builtins.bool
+    expired: _builtins.bool
     def __init__(
         self,
         *,
         approval_id: _builtins.str = ...,
         approved: _builtins.bool = ...,
+        expired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "approved", b"approved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "approved", b"approved", "expired", b"expired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApprovalResolved: _TypeAlias = ApprovalResolved  # noqa: Y015
+
+@_typing.final
+class InputRequested(_message.Message):
+    """A run waits for input from its user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAIT_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    ANSWER_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    wait_id: _builtins.str
+    prompt: _builtins.str
+    """One sentence for the user."""
+    answer_schema_json: _builtins.str
+    """The JSON Schema that the answer must match; empty for any value."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        wait_id: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        answer_schema_json: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_schema_json", b"answer_schema_json", "expire_time", b"expire_time", "prompt", b"prompt", "wait_id", b"wait_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputRequested: _TypeAlias = InputRequested  # noqa: Y015
+
+@_typing.final
+class InputReceived(_message.Message):
+    """The input has come, or nobody has answered in time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAIT_ID_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
+    wait_id: _builtins.str
+    expired: _builtins.bool
+    def __init__(
+        self,
+        *,
+        wait_id: _builtins.str = ...,
+        expired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expired", b"expired", "wait_id", b"wait_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputReceived: _TypeAlias = InputReceived  # noqa: Y015
+
+@_typing.final
+class RunRetried(_message.Message):
+    """The run has failed and begins again after a while; what it has done is not done again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    EARLIEST_START_TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why the attempt failed."""
+    message: _builtins.str
+    retry: _builtins.int
+    """1 for the first."""
+    @_builtins.property
+    def earliest_start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        retry: _builtins.int = ...,
+        earliest_start_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["earliest_start_time", b"earliest_start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earliest_start_time", b"earliest_start_time", "message", b"message", "reason", b"reason", "retry", b"retry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunRetried: _TypeAlias = RunRetried  # noqa: Y015
 
 @_typing.final
 class Custom(_message.Message):
@@ -441,6 +546,9 @@ class Event(_message.Message):
     APPROVAL_REQUESTED_FIELD_NUMBER: _builtins.int
     APPROVAL_RESOLVED_FIELD_NUMBER: _builtins.int
     CUSTOM_FIELD_NUMBER: _builtins.int
+    INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
+    INPUT_RECEIVED_FIELD_NUMBER: _builtins.int
+    RUN_RETRIED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Chosen by the producer; an event with an id that the log has is not added again."""
     tenant_id: _builtins.str
@@ -454,7 +562,8 @@ class Event(_message.Message):
     """Which attempt of the run wrote it."""
     type: _builtins.str
     """"agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed", "run_queued", "agent_failed", "agent_died",
-    "run_cancelled", "progress_update", "partial_result", "approval_requested", "approval_resolved", "custom"; a reader skips what it does not know.
+    "run_cancelled", "progress_update", "partial_result", "approval_requested", "approval_resolved", "custom",
+    "input_requested", "input_received", "run_retried"; a reader skips what it does not know.
     """
     final: _builtins.bool
     """The last event of its run: each accepted run has exactly one."""
@@ -492,6 +601,12 @@ class Event(_message.Message):
     def approval_resolved(self) -> Global___ApprovalResolved: ...
     @_builtins.property
     def custom(self) -> Global___Custom: ...
+    @_builtins.property
+    def input_requested(self) -> Global___InputRequested: ...
+    @_builtins.property
+    def input_received(self) -> Global___InputReceived: ...
+    @_builtins.property
+    def run_retried(self) -> Global___RunRetried: ...
     def __init__(
         self,
         *,
@@ -520,12 +635,15 @@ class Event(_message.Message):
         approval_requested: Global___ApprovalRequested | None = ...,
         approval_resolved: Global___ApprovalResolved | None = ...,
         custom: Global___Custom | None = ...,
+        input_requested: Global___InputRequested | None = ...,
+        input_received: Global___InputReceived | None = ...,
+        run_retried: Global___RunRetried | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_completed", b"agent_completed", "agent_died", b"agent_died", "agent_failed", b"agent_failed", "agent_started", b"agent_started", "agent_thinking", b"agent_thinking", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "create_time", b"create_time", "cursor", b"cursor", "custom", b"custom", "partial_result", b"partial_result", "payload", b"payload", "progress_update", b"progress_update", "run_cancelled", b"run_cancelled", "run_queued", b"run_queued", "tool_completed", b"tool_completed", "tool_executing", b"tool_executing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_completed", b"agent_completed", "agent_died", b"agent_died", "agent_failed", b"agent_failed", "agent_started", b"agent_started", "agent_thinking", b"agent_thinking", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "create_time", b"create_time", "cursor", b"cursor", "custom", b"custom", "input_received", b"input_received", "input_requested", b"input_requested", "partial_result", b"partial_result", "payload", b"payload", "progress_update", b"progress_update", "run_cancelled", b"run_cancelled", "run_queued", b"run_queued", "run_retried", b"run_retried", "tool_completed", b"tool_completed", "tool_executing", b"tool_executing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_completed", b"agent_completed", "agent_died", b"agent_died", "agent_failed", b"agent_failed", "agent_started", b"agent_started", "agent_thinking", b"agent_thinking", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt", b"attempt", "create_time", b"create_time", "cursor", b"cursor", "custom", b"custom", "event_id", b"event_id", "final", b"final", "partial_result", b"partial_result", "payload", b"payload", "progress_update", b"progress_update", "run_cancelled", b"run_cancelled", "run_id", b"run_id", "run_queued", b"run_queued", "tenant_id", b"tenant_id", "thread_id", b"thread_id", "tool_completed", b"tool_completed", "tool_executing", b"tool_executing", "type", b"type", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_completed", b"agent_completed", "agent_died", b"agent_died", "agent_failed", b"agent_failed", "agent_started", b"agent_started", "agent_thinking", b"agent_thinking", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt", b"attempt", "create_time", b"create_time", "cursor", b"cursor", "custom", b"custom", "event_id", b"event_id", "final", b"final", "input_received", b"input_received", "input_requested", b"input_requested", "partial_result", b"partial_result", "payload", b"payload", "progress_update", b"progress_update", "run_cancelled", b"run_cancelled", "run_id", b"run_id", "run_queued", b"run_queued", "run_retried", b"run_retried", "tenant_id", b"tenant_id", "thread_id", b"thread_id", "tool_completed", b"tool_completed", "tool_executing", b"tool_executing", "type", b"type", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["run_queued", "agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed", "agent_failed", "agent_died", "run_cancelled", "progress_update", "partial_result", "approval_requested", "approval_resolved", "custom"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["run_queued", "agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed", "agent_failed", "agent_died", "run_cancelled", "progress_update", "partial_result", "approval_requested", "approval_resolved", "custom", "input_requested", "input_received", "run_retried"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

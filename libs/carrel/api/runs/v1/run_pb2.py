@@ -22,22 +22,45 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61rrel/api/runs/v1/run.proto\x12\x12\x63\x61rrel.api.runs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"+\n\x08RunError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xdd\x02\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tthread_id\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.carrel.api.runs.v1.RunState\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x12\n\ninput_json\x18\x06 \x01(\t\x12\x13\n\x0bresult_json\x18\x07 \x01(\t\x12+\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x1c.carrel.api.runs.v1.RunError\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"*\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t*\xf8\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x15\n\x11RUN_STATE_WAITING\x10\x03\x12\x18\n\x14RUN_STATE_CANCELLING\x10\x04\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10RUN_STATE_FAILED\x10\x06\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x07\x12\x17\n\x13RUN_STATE_TIMED_OUT\x10\x08\x12\x12\n\x0eRUN_STATE_DEAD\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x61rrel/api/runs/v1/run.proto\x12\x12\x63\x61rrel.api.runs.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"+\n\x08RunError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xd7\x05\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tthread_id\x18\x02 \x01(\t\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.carrel.api.runs.v1.RunState\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x12\n\ninput_json\x18\x06 \x01(\t\x12\x13\n\x0bresult_json\x18\x07 \x01(\t\x12+\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x1c.carrel.api.runs.v1.RunError\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x0c \x01(\x05\x12\x37\n\x13\x65\x61rliest_start_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07timeout\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0b\x62usy_thread\x18\x10 \x01(\x0e\x32\x1e.carrel.api.runs.v1.BusyThread\x12\x37\n\ron_disconnect\x18\x11 \x01(\x0e\x32 .carrel.api.runs.v1.OnDisconnect\x12\x0f\n\x07retries\x18\x12 \x01(\r\x12\x15\n\ragent_version\x18\x13 \x01(\t\x12\x16\n\x0erepeats_run_id\x18\x14 \x01(\t\x12\x13\n\x0bschedule_id\x18\x15 \x01(\t\x12\x10\n\x08wait_ids\x18\x16 \x03(\t\"\x8d\x01\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x19\n\x11input_schema_json\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x35\n\tisolation\x18\x05 \x01(\x0e\x32\".carrel.api.runs.v1.AgentIsolation\"\xc9\x03\n\x04Wait\x12\x0f\n\x07wait_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x11\n\tthread_id\x18\x03 \x01(\t\x12\x0f\n\x07step_id\x18\x04 \x01(\t\x12*\n\x04kind\x18\x05 \x01(\x0e\x32\x1c.carrel.api.runs.v1.WaitKind\x12,\n\x05state\x18\x06 \x01(\x0e\x32\x1d.carrel.api.runs.v1.WaitState\x12\r\n\x05\x61gent\x18\x07 \x01(\t\x12\x0e\n\x06prompt\x18\x08 \x01(\t\x12\x1a\n\x12\x61nswer_schema_json\x18\t \x01(\t\x12\x0c\n\x04tool\x18\n \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x0b \x01(\t\x12\x18\n\x10\x61rguments_digest\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cresolve_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61nswer_json\x18\x10 \x01(\t\"\xc4\x02\n\x04Step\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07step_id\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.carrel.api.runs.v1.StepKind\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.carrel.api.runs.v1.StepState\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\x13\n\x0bresult_json\x18\x07 \x01(\t\x12+\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x1c.carrel.api.runs.v1.RunError\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\rCancelledPart\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07step_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xd4\x02\n\rRunStatistics\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x11\n\tsucceeded\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x04\x12\x11\n\tcancelled\x18\x04 \x01(\x04\x12\x11\n\ttimed_out\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x65\x61\x64\x18\x06 \x01(\x04\x12\x14\n\x0csuccess_rate\x18\x07 \x01(\x01\x12\x30\n\rmean_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10longest_duration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cp50_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cp99_duration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration*\xf8\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x15\n\x11RUN_STATE_WAITING\x10\x03\x12\x18\n\x14RUN_STATE_CANCELLING\x10\x04\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10RUN_STATE_FAILED\x10\x06\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x07\x12\x17\n\x13RUN_STATE_TIMED_OUT\x10\x08\x12\x12\n\x0eRUN_STATE_DEAD\x10\t*\x8f\x01\n\nBusyThread\x12\x1b\n\x17\x42USY_THREAD_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42USY_THREAD_ENQUEUE\x10\x01\x12\x16\n\x12\x42USY_THREAD_REJECT\x10\x02\x12\x19\n\x15\x42USY_THREAD_INTERRUPT\x10\x03\x12\x18\n\x14\x42USY_THREAD_ROLLBACK\x10\x04*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x01\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x02*h\n\x0e\x41gentIsolation\x12\x1f\n\x1b\x41GENT_ISOLATION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41GENT_ISOLATION_LOOP\x10\x01\x12\x1b\n\x17\x41GENT_ISOLATION_PROCESS\x10\x02*R\n\x08WaitKind\x12\x19\n\x15WAIT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fWAIT_KIND_INPUT\x10\x01\x12\x16\n\x12WAIT_KIND_APPROVAL\x10\x02*\xa1\x01\n\tWaitState\x12\x1a\n\x16WAIT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12WAIT_STATE_PENDING\x10\x01\x12\x17\n\x13WAIT_STATE_RESOLVED\x10\x02\x12\x15\n\x11WAIT_STATE_DENIED\x10\x03\x12\x16\n\x12WAIT_STATE_EXPIRED\x10\x04\x12\x18\n\x14WAIT_STATE_CANCELLED\x10\x05*\x8c\x01\n\x08StepKind\x12\x19\n\x15STEP_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTEP_KIND_TOOL\x10\x01\x12\x13\n\x0fSTEP_KIND_MODEL\x10\x02\x12\x13\n\x0fSTEP_KIND_AGENT\x10\x03\x12\x13\n\x0fSTEP_KIND_LOCAL\x10\x04\x12\x12\n\x0eSTEP_KIND_WAIT\x10\x05*\x89\x01\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13STEP_STATE_INTENDED\x10\x01\x12\x18\n\x14STEP_STATE_SUCCEEDED\x10\x02\x12\x15\n\x11STEP_STATE_FAILED\x10\x03\x12\x16\n\x12STEP_STATE_UNKNOWN\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carrel.api.runs.v1.run_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=527
-  _globals['_RUNSTATE']._serialized_end=775
-  _globals['_RUNERROR']._serialized_start=85
-  _globals['_RUNERROR']._serialized_end=128
-  _globals['_RUN']._serialized_start=131
-  _globals['_RUN']._serialized_end=480
-  _globals['_AGENT']._serialized_start=482
-  _globals['_AGENT']._serialized_end=524
+  _globals['_RUNSTATE']._serialized_start=2246
+  _globals['_RUNSTATE']._serialized_end=2494
+  _globals['_BUSYTHREAD']._serialized_start=2497
+  _globals['_BUSYTHREAD']._serialized_end=2640
+  _globals['_ONDISCONNECT']._serialized_start=2642
+  _globals['_ONDISCONNECT']._serialized_end=2741
+  _globals['_AGENTISOLATION']._serialized_start=2743
+  _globals['_AGENTISOLATION']._serialized_end=2847
+  _globals['_WAITKIND']._serialized_start=2849
+  _globals['_WAITKIND']._serialized_end=2931
+  _globals['_WAITSTATE']._serialized_start=2934
+  _globals['_WAITSTATE']._serialized_end=3095
+  _globals['_STEPKIND']._serialized_start=3098
+  _globals['_STEPKIND']._serialized_end=3238
+  _globals['_STEPSTATE']._serialized_start=3241
+  _globals['_STEPSTATE']._serialized_end=3378
+  _globals['_RUNERROR']._serialized_start=117
+  _globals['_RUNERROR']._serialized_end=160
+  _globals['_RUN']._serialized_start=163
+  _globals['_RUN']._serialized_end=890
+  _globals['_AGENT']._serialized_start=893
+  _globals['_AGENT']._serialized_end=1034
+  _globals['_WAIT']._serialized_start=1037
+  _globals['_WAIT']._serialized_end=1494
+  _globals['_STEP']._serialized_start=1497
+  _globals['_STEP']._serialized_end=1821
+  _globals['_CANCELLEDPART']._serialized_start=1823
+  _globals['_CANCELLEDPART']._serialized_end=1900
+  _globals['_RUNSTATISTICS']._serialized_start=1903
+  _globals['_RUNSTATISTICS']._serialized_end=2243
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -60,6 +63,194 @@ RUN_STATE_DEAD: RunState.ValueType  # 9
 """The worker or the process of the agent died too often; `error` says what is known."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
+class _BusyThread:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BusyThreadEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BusyThread.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUSY_THREAD_UNSPECIFIED: _BusyThread.ValueType  # 0
+    """As ENQUEUE."""
+    BUSY_THREAD_ENQUEUE: _BusyThread.ValueType  # 1
+    """The run waits until those before it are over: the runs of a thread follow each other as they were accepted."""
+    BUSY_THREAD_REJECT: _BusyThread.ValueType  # 2
+    """The run is refused with FAILED_PRECONDITION (THREAD_BUSY)."""
+    BUSY_THREAD_INTERRUPT: _BusyThread.ValueType  # 3
+    """What is before it in the thread is cancelled; what it has done stays in the state of the thread."""
+    BUSY_THREAD_ROLLBACK: _BusyThread.ValueType  # 4
+    """What is before it in the thread is cancelled, and the state of the thread is as it was before that began."""
+
+class BusyThread(_BusyThread, metaclass=_BusyThreadEnumTypeWrapper):
+    """What becomes of a run whose thread has one that is not over yet."""
+
+BUSY_THREAD_UNSPECIFIED: BusyThread.ValueType  # 0
+"""As ENQUEUE."""
+BUSY_THREAD_ENQUEUE: BusyThread.ValueType  # 1
+"""The run waits until those before it are over: the runs of a thread follow each other as they were accepted."""
+BUSY_THREAD_REJECT: BusyThread.ValueType  # 2
+"""The run is refused with FAILED_PRECONDITION (THREAD_BUSY)."""
+BUSY_THREAD_INTERRUPT: BusyThread.ValueType  # 3
+"""What is before it in the thread is cancelled; what it has done stays in the state of the thread."""
+BUSY_THREAD_ROLLBACK: BusyThread.ValueType  # 4
+"""What is before it in the thread is cancelled, and the state of the thread is as it was before that began."""
+Global___BusyThread: _TypeAlias = BusyThread  # noqa: Y015
+
+class _OnDisconnect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
+    """As CONTINUE."""
+    ON_DISCONNECT_CONTINUE: _OnDisconnect.ValueType  # 1
+    """It goes on; its events are in the log."""
+    ON_DISCONNECT_CANCEL: _OnDisconnect.ValueType  # 2
+    """It is cancelled when nobody has followed it for a while: FollowRun says how long."""
+
+class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
+    """What becomes of a run that nobody follows any more."""
+
+ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
+"""As CONTINUE."""
+ON_DISCONNECT_CONTINUE: OnDisconnect.ValueType  # 1
+"""It goes on; its events are in the log."""
+ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 2
+"""It is cancelled when nobody has followed it for a while: FollowRun says how long."""
+Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
+
+class _AgentIsolation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AgentIsolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentIsolation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGENT_ISOLATION_UNSPECIFIED: _AgentIsolation.ValueType  # 0
+    AGENT_ISOLATION_LOOP: _AgentIsolation.ValueType  # 1
+    """In the worker's event loop, beside others."""
+    AGENT_ISOLATION_PROCESS: _AgentIsolation.ValueType  # 2
+    """In a process of its own, with a memory cap, which can be killed."""
+
+class AgentIsolation(_AgentIsolation, metaclass=_AgentIsolationEnumTypeWrapper):
+    """Where an agent runs."""
+
+AGENT_ISOLATION_UNSPECIFIED: AgentIsolation.ValueType  # 0
+AGENT_ISOLATION_LOOP: AgentIsolation.ValueType  # 1
+"""In the worker's event loop, beside others."""
+AGENT_ISOLATION_PROCESS: AgentIsolation.ValueType  # 2
+"""In a process of its own, with a memory cap, which can be killed."""
+Global___AgentIsolation: _TypeAlias = AgentIsolation  # noqa: Y015
+
+class _WaitKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_KIND_UNSPECIFIED: _WaitKind.ValueType  # 0
+    WAIT_KIND_INPUT: _WaitKind.ValueType  # 1
+    """A JSON value from its user."""
+    WAIT_KIND_APPROVAL: _WaitKind.ValueType  # 2
+    """Its user's consent to one call of a tool, with exactly these arguments."""
+
+class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
+    """What a run waits for."""
+
+WAIT_KIND_UNSPECIFIED: WaitKind.ValueType  # 0
+WAIT_KIND_INPUT: WaitKind.ValueType  # 1
+"""A JSON value from its user."""
+WAIT_KIND_APPROVAL: WaitKind.ValueType  # 2
+"""Its user's consent to one call of a tool, with exactly these arguments."""
+Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
+
+class _WaitState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_STATE_UNSPECIFIED: _WaitState.ValueType  # 0
+    WAIT_STATE_PENDING: _WaitState.ValueType  # 1
+    WAIT_STATE_RESOLVED: _WaitState.ValueType  # 2
+    """The input has come, or the call is approved."""
+    WAIT_STATE_DENIED: _WaitState.ValueType  # 3
+    """The call is not approved."""
+    WAIT_STATE_EXPIRED: _WaitState.ValueType  # 4
+    """Nobody has answered in time."""
+    WAIT_STATE_CANCELLED: _WaitState.ValueType  # 5
+    """The run ended before."""
+
+class WaitState(_WaitState, metaclass=_WaitStateEnumTypeWrapper):
+    """What became of a wait."""
+
+WAIT_STATE_UNSPECIFIED: WaitState.ValueType  # 0
+WAIT_STATE_PENDING: WaitState.ValueType  # 1
+WAIT_STATE_RESOLVED: WaitState.ValueType  # 2
+"""The input has come, or the call is approved."""
+WAIT_STATE_DENIED: WaitState.ValueType  # 3
+"""The call is not approved."""
+WAIT_STATE_EXPIRED: WaitState.ValueType  # 4
+"""Nobody has answered in time."""
+WAIT_STATE_CANCELLED: WaitState.ValueType  # 5
+"""The run ended before."""
+Global___WaitState: _TypeAlias = WaitState  # noqa: Y015
+
+class _StepKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_KIND_UNSPECIFIED: _StepKind.ValueType  # 0
+    STEP_KIND_TOOL: _StepKind.ValueType  # 1
+    """A call of a tool; the ledger of the tools has its result."""
+    STEP_KIND_MODEL: _StepKind.ValueType  # 2
+    STEP_KIND_AGENT: _StepKind.ValueType  # 3
+    """Another agent within the run."""
+    STEP_KIND_LOCAL: _StepKind.ValueType  # 4
+    """Work of the agent's own that is kept, so that it is not done again."""
+    STEP_KIND_WAIT: _StepKind.ValueType  # 5
+
+class StepKind(_StepKind, metaclass=_StepKindEnumTypeWrapper):
+    """What a step of a run is."""
+
+STEP_KIND_UNSPECIFIED: StepKind.ValueType  # 0
+STEP_KIND_TOOL: StepKind.ValueType  # 1
+"""A call of a tool; the ledger of the tools has its result."""
+STEP_KIND_MODEL: StepKind.ValueType  # 2
+STEP_KIND_AGENT: StepKind.ValueType  # 3
+"""Another agent within the run."""
+STEP_KIND_LOCAL: StepKind.ValueType  # 4
+"""Work of the agent's own that is kept, so that it is not done again."""
+STEP_KIND_WAIT: StepKind.ValueType  # 5
+Global___StepKind: _TypeAlias = StepKind  # noqa: Y015
+
+class _StepState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_STATE_UNSPECIFIED: _StepState.ValueType  # 0
+    STEP_STATE_INTENDED: _StepState.ValueType  # 1
+    """Begun; whether it had its effect is not known until it is done."""
+    STEP_STATE_SUCCEEDED: _StepState.ValueType  # 2
+    STEP_STATE_FAILED: _StepState.ValueType  # 3
+    STEP_STATE_UNKNOWN: _StepState.ValueType  # 4
+    """Its worker died half-way, and it must not be repeated."""
+
+class StepState(_StepState, metaclass=_StepStateEnumTypeWrapper):
+    """What became of a step."""
+
+STEP_STATE_UNSPECIFIED: StepState.ValueType  # 0
+STEP_STATE_INTENDED: StepState.ValueType  # 1
+"""Begun; whether it had its effect is not known until it is done."""
+STEP_STATE_SUCCEEDED: StepState.ValueType  # 2
+STEP_STATE_FAILED: StepState.ValueType  # 3
+STEP_STATE_UNKNOWN: StepState.ValueType  # 4
+"""Its worker died half-way, and it must not be repeated."""
+Global___StepState: _TypeAlias = StepState  # noqa: Y015
+
 @_typing.final
 class RunError(_message.Message):
     """Why a run did not succeed."""
@@ -103,6 +294,17 @@ class Run(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    EARLIEST_START_TIME_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    BUSY_THREAD_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    REPEATS_RUN_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    WAIT_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     thread_id: _builtins.str
     agent: _builtins.str
@@ -113,6 +315,18 @@ class Run(_message.Message):
     """A JSON object, as it was given."""
     result_json: _builtins.str
     """A JSON value; set when the run has succeeded. Lists leave it out."""
+    priority: _builtins.int
+    """Among the user's own runs, -100 to 100: higher ones begin first. It moves no run before another of its thread."""
+    busy_thread: Global___BusyThread.ValueType
+    on_disconnect: Global___OnDisconnect.ValueType
+    retries: _builtins.int
+    """How often it has failed and been tried again."""
+    agent_version: _builtins.str
+    """The version that its agent's class stated when the run first began."""
+    repeats_run_id: _builtins.str
+    """The run that this one repeats; empty for none."""
+    schedule_id: _builtins.str
+    """The schedule that started it; empty for none."""
     @_builtins.property
     def error(self) -> Global___RunError: ...
     @_builtins.property
@@ -121,6 +335,22 @@ class Run(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def earliest_start_time(self) -> _timestamp_pb2.Timestamp:
+        """Not started before."""
+
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """TIMED_OUT then, whatever it does; absent for none."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it may work; the time in which it waits for a person does not count."""
+
+    @_builtins.property
+    def wait_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it is WAITING for now."""
+
     def __init__(
         self,
         *,
@@ -135,10 +365,21 @@ class Run(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        priority: _builtins.int = ...,
+        earliest_start_time: _timestamp_pb2.Timestamp | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        busy_thread: Global___BusyThread.ValueType = ...,
+        on_disconnect: Global___OnDisconnect.ValueType = ...,
+        retries: _builtins.int = ...,
+        agent_version: _builtins.str = ...,
+        repeats_run_id: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
+        wait_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "earliest_start_time", b"earliest_start_time", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "input_json", b"input_json", "result_json", b"result_json", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "thread_id", b"thread_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "busy_thread", b"busy_thread", "create_time", b"create_time", "deadline", b"deadline", "earliest_start_time", b"earliest_start_time", "error", b"error", "finish_time", b"finish_time", "input_json", b"input_json", "on_disconnect", b"on_disconnect", "priority", b"priority", "repeats_run_id", b"repeats_run_id", "result_json", b"result_json", "retries", b"retries", "run_id", b"run_id", "schedule_id", b"schedule_id", "start_time", b"start_time", "state", b"state", "thread_id", b"thread_id", "timeout", b"timeout", "wait_ids", b"wait_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -152,18 +393,253 @@ class Agent(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     description: _builtins.str
+    input_schema_json: _builtins.str
+    """The JSON Schema of its input; empty when it takes any object."""
+    version: _builtins.str
+    """As its class states it; "" when it states none."""
+    isolation: Global___AgentIsolation.ValueType
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         description: _builtins.str = ...,
+        input_schema_json: _builtins.str = ...,
+        version: _builtins.str = ...,
+        isolation: Global___AgentIsolation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "input_schema_json", b"input_schema_json", "isolation", b"isolation", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class Wait(_message.Message):
+    """A run waits for its user. No process holds it meanwhile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAIT_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    THREAD_ID_FIELD_NUMBER: _builtins.int
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    ANSWER_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_DIGEST_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    RESOLVE_TIME_FIELD_NUMBER: _builtins.int
+    ANSWER_JSON_FIELD_NUMBER: _builtins.int
+    wait_id: _builtins.str
+    run_id: _builtins.str
+    thread_id: _builtins.str
+    step_id: _builtins.str
+    """The step's place in the run."""
+    kind: Global___WaitKind.ValueType
+    state: Global___WaitState.ValueType
+    agent: _builtins.str
+    """The agent that asks."""
+    prompt: _builtins.str
+    """One sentence for the user."""
+    answer_schema_json: _builtins.str
+    """Of input: the JSON Schema that the answer must match; empty for any value."""
+    tool: _builtins.str
+    """Of an approval: the call that is to be approved."""
+    arguments_json: _builtins.str
+    arguments_digest: _builtins.str
+    """Of an approval: SHA-256 over tool and arguments, in hexadecimal. ResolveWait repeats it, so that nobody approves what he has not seen."""
+    answer_json: _builtins.str
+    """Of input that has come."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def resolve_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        wait_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        thread_id: _builtins.str = ...,
+        step_id: _builtins.str = ...,
+        kind: Global___WaitKind.ValueType = ...,
+        state: Global___WaitState.ValueType = ...,
+        agent: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        answer_schema_json: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        arguments_digest: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        resolve_time: _timestamp_pb2.Timestamp | None = ...,
+        answer_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "resolve_time", b"resolve_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "answer_json", b"answer_json", "answer_schema_json", b"answer_schema_json", "arguments_digest", b"arguments_digest", "arguments_json", b"arguments_json", "create_time", b"create_time", "expire_time", b"expire_time", "kind", b"kind", "prompt", b"prompt", "resolve_time", b"resolve_time", "run_id", b"run_id", "state", b"state", "step_id", b"step_id", "thread_id", b"thread_id", "tool", b"tool", "wait_id", b"wait_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Wait: _TypeAlias = Wait  # noqa: Y015
+
+@_typing.final
+class Step(_message.Message):
+    """One line of the journal of a run: what is in it is not done again when the run goes on elsewhere. Calls of tools are in their ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    RESULT_JSON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    step_id: _builtins.str
+    """Its place in the run: the same in every attempt."""
+    kind: Global___StepKind.ValueType
+    state: Global___StepState.ValueType
+    name: _builtins.str
+    """Of the agent, the model, or the work."""
+    attempt: _builtins.int
+    """The attempt that wrote it."""
+    result_json: _builtins.str
+    @_builtins.property
+    def error(self) -> Global___RunError: ...
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        step_id: _builtins.str = ...,
+        kind: Global___StepKind.ValueType = ...,
+        state: Global___StepState.ValueType = ...,
+        name: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        result_json: _builtins.str = ...,
+        error: Global___RunError | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "finish_time", b"finish_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "error", b"error", "finish_time", b"finish_time", "kind", b"kind", "name", b"name", "result_json", b"result_json", "run_id", b"run_id", "state", b"state", "step_id", b"step_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class CancelledPart(_message.Message):
+    """Something that a cancelled run was doing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"agent", "tool", "process" or "run" (that was still waiting)."""
+    name: _builtins.str
+    """The name of the agent or the tool."""
+    step_id: _builtins.str
+    """Its place in the run; empty for the agent of the run."""
+    message: _builtins.str
+    """What is known of it, in one sentence."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+        step_id: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "name", b"name", "step_id", b"step_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelledPart: _TypeAlias = CancelledPart  # noqa: Y015
+
+@_typing.final
+class RunStatistics(_message.Message):
+    """How many runs of one agent ended in which way, and how long they took. For people who look; nothing decides by it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    TIMED_OUT_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    SUCCESS_RATE_FIELD_NUMBER: _builtins.int
+    MEAN_DURATION_FIELD_NUMBER: _builtins.int
+    LONGEST_DURATION_FIELD_NUMBER: _builtins.int
+    P50_DURATION_FIELD_NUMBER: _builtins.int
+    P99_DURATION_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    succeeded: _builtins.int
+    failed: _builtins.int
+    cancelled: _builtins.int
+    timed_out: _builtins.int
+    dead: _builtins.int
+    success_rate: _builtins.float
+    """succeeded / all that ended, 0 to 1."""
+    @_builtins.property
+    def mean_duration(self) -> _duration_pb2.Duration:
+        """Of the work from first start to end, without the time of waiting for people."""
+
+    @_builtins.property
+    def longest_duration(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def p50_duration(self) -> _duration_pb2.Duration:
+        """From a histogram whose bounds grow by 1.5: that much they may be wrong."""
+
+    @_builtins.property
+    def p99_duration(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        succeeded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        timed_out: _builtins.int = ...,
+        dead: _builtins.int = ...,
+        success_rate: _builtins.float = ...,
+        mean_duration: _duration_pb2.Duration | None = ...,
+        longest_duration: _duration_pb2.Duration | None = ...,
+        p50_duration: _duration_pb2.Duration | None = ...,
+        p99_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["longest_duration", b"longest_duration", "mean_duration", b"mean_duration", "p50_duration", b"p50_duration", "p99_duration", b"p99_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "cancelled", b"cancelled", "dead", b"dead", "failed", b"failed", "longest_duration", b"longest_duration", "mean_duration", b"mean_duration", "p50_duration", b"p50_duration", "p99_duration", b"p99_duration", "succeeded", b"succeeded", "success_rate", b"success_rate", "timed_out", b"timed_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunStatistics: _TypeAlias = RunStatistics  # noqa: Y015

@@ -55,6 +55,41 @@ class RunServiceStub:
                 request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.RepeatRun = channel.unary_unary(
+                '/carrel.api.runs.v1.RunService/RepeatRun',
+                request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.RepeatRunRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.RepeatRunResponse.FromString,
+                _registered_method=True)
+        self.FollowRun = channel.unary_unary(
+                '/carrel.api.runs.v1.RunService/FollowRun',
+                request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.FollowRunRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.FollowRunResponse.FromString,
+                _registered_method=True)
+        self.ListSteps = channel.unary_unary(
+                '/carrel.api.runs.v1.RunService/ListSteps',
+                request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListStepsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListStepsResponse.FromString,
+                _registered_method=True)
+        self.ListWaits = channel.unary_unary(
+                '/carrel.api.runs.v1.RunService/ListWaits',
+                request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListWaitsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListWaitsResponse.FromString,
+                _registered_method=True)
+        self.ResolveWait = channel.unary_unary(
+                '/carrel.api.runs.v1.RunService/ResolveWait',
+                request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ResolveWaitRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ResolveWaitResponse.FromString,
+                _registered_method=True)
+        self.GetRunStatistics = channel.unary_unary(
+                '/carrel.api.runs.v1.RunService/GetRunStatistics',
+                request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetRunStatisticsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetRunStatisticsResponse.FromString,
+                _registered_method=True)
+        self.GetOverallRunStatistics = channel.unary_unary(
+                '/carrel.api.runs.v1.RunService/GetOverallRunStatistics',
+                request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsResponse.FromString,
+                _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/carrel.api.runs.v1.RunService/ListAgents',
                 request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListAgentsRequest.SerializeToString,
@@ -69,7 +104,8 @@ class RunServiceServicer:
     def StartRun(self, request, context):
         """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
         The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
-        Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
+        Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
+        agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,8 +126,63 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Asks a run to stop. A queued run is CANCELLED at once; a running one is CANCELLING until its work has stopped, and then ends with
-        `run_cancelled`. A final run is returned as it is. Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """Asks a run to stop, and waits for that as long as `wait` says. A queued or waiting run is CANCELLED at once; a running one is
+        CANCELLING until its work has stopped, and then ends with `run_cancelled`. The answer lists what has stopped and what has not;
+        nothing of the latter can write an event, a step or a state any more. A final run is returned as it is.
+        Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepeatRun(self, request, context):
+        """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
+        same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowRun(self, request, context):
+        """Says that somebody follows a run. For a run that is cancelled when nobody does, it is called again before the time in the answer is
+        over; the gateway does so for each open WatchRun. Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSteps(self, request, context):
+        """Lists the journal of a run in the order of its steps, by page. Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWaits(self, request, context):
+        """Lists what the user's runs wait for, oldest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveWait(self, request, context):
+        """Answers a wait; the run goes on. Safe to repeat with the same answer. Only a person's own session or key may: the context of a run is
+        refused with PERMISSION_DENIED (RUN_CANNOT_RESOLVE). Fails with NOT_FOUND (WAIT_NOT_FOUND), INVALID_ARGUMENT (the answer is not what
+        was asked for, or the digest is another), FAILED_PRECONDITION (WAIT_OVER).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunStatistics(self, request, context):
+        """How the user's runs ended, by agent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOverallRunStatistics(self, request, context):
+        """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +217,41 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.CancelRunRequest.FromString,
                     response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'RepeatRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepeatRun,
+                    request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.RepeatRunRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.RepeatRunResponse.SerializeToString,
+            ),
+            'FollowRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.FollowRun,
+                    request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.FollowRunRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.FollowRunResponse.SerializeToString,
+            ),
+            'ListSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSteps,
+                    request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListStepsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListStepsResponse.SerializeToString,
+            ),
+            'ListWaits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWaits,
+                    request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListWaitsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListWaitsResponse.SerializeToString,
+            ),
+            'ResolveWait': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveWait,
+                    request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ResolveWaitRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ResolveWaitResponse.SerializeToString,
+            ),
+            'GetRunStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunStatistics,
+                    request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetRunStatisticsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetRunStatisticsResponse.SerializeToString,
+            ),
+            'GetOverallRunStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOverallRunStatistics,
+                    request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsResponse.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
@@ -242,6 +368,195 @@ class RunService:
             '/carrel.api.runs.v1.RunService/CancelRun',
             carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
             carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepeatRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.runs.v1.RunService/RepeatRun',
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.RepeatRunRequest.SerializeToString,
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.RepeatRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.runs.v1.RunService/FollowRun',
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.FollowRunRequest.SerializeToString,
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.FollowRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.runs.v1.RunService/ListSteps',
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListStepsRequest.SerializeToString,
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWaits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.runs.v1.RunService/ListWaits',
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListWaitsRequest.SerializeToString,
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListWaitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveWait(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.runs.v1.RunService/ResolveWait',
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ResolveWaitRequest.SerializeToString,
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ResolveWaitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.runs.v1.RunService/GetRunStatistics',
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetRunStatisticsRequest.SerializeToString,
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetRunStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOverallRunStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.runs.v1.RunService/GetOverallRunStatistics',
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsRequest.SerializeToString,
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,16 +36,40 @@ class RunServiceStub:
     StartRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.StartRunRequest, _run_service_pb2.StartRunResponse]
     """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
     The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
-    Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
+    Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
+    agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]
     """Returns a run with its input and result. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListRunsRequest, _run_service_pb2.ListRunsResponse]
     """Lists the user's runs, newest first, by page, without their results."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]
-    """Asks a run to stop. A queued run is CANCELLED at once; a running one is CANCELLING until its work has stopped, and then ends with
-    `run_cancelled`. A final run is returned as it is. Fails with NOT_FOUND (RUN_NOT_FOUND).
+    """Asks a run to stop, and waits for that as long as `wait` says. A queued or waiting run is CANCELLED at once; a running one is
+    CANCELLING until its work has stopped, and then ends with `run_cancelled`. The answer lists what has stopped and what has not;
+    nothing of the latter can write an event, a step or a state any more. A final run is returned as it is.
+    Fails with NOT_FOUND (RUN_NOT_FOUND).
     """
+    RepeatRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RepeatRunRequest, _run_service_pb2.RepeatRunResponse]
+    """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
+    same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+    """
+    FollowRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.FollowRunRequest, _run_service_pb2.FollowRunResponse]
+    """Says that somebody follows a run. For a run that is cancelled when nobody does, it is called again before the time in the answer is
+    over; the gateway does so for each open WatchRun. Fails with NOT_FOUND (RUN_NOT_FOUND).
+    """
+    ListSteps: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListStepsRequest, _run_service_pb2.ListStepsResponse]
+    """Lists the journal of a run in the order of its steps, by page. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+    ListWaits: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListWaitsRequest, _run_service_pb2.ListWaitsResponse]
+    """Lists what the user's runs wait for, oldest first, by page."""
+    ResolveWait: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ResolveWaitRequest, _run_service_pb2.ResolveWaitResponse]
+    """Answers a wait; the run goes on. Safe to repeat with the same answer. Only a person's own session or key may: the context of a run is
+    refused with PERMISSION_DENIED (RUN_CANNOT_RESOLVE). Fails with NOT_FOUND (WAIT_NOT_FOUND), INVALID_ARGUMENT (the answer is not what
+    was asked for, or the digest is another), FAILED_PRECONDITION (WAIT_OVER).
+    """
+    GetRunStatistics: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStatisticsRequest, _run_service_pb2.GetRunStatisticsResponse]
+    """How the user's runs ended, by agent."""
+    GetOverallRunStatistics: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetOverallRunStatisticsRequest, _run_service_pb2.GetOverallRunStatisticsResponse]
+    """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListAgentsRequest, _run_service_pb2.ListAgentsResponse]
     """Lists the agents that can be started."""
 
@@ -57,16 +81,40 @@ class RunServiceAsyncStub(RunServiceStub):
     StartRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.StartRunRequest, _run_service_pb2.StartRunResponse]  # type: ignore[assignment]
     """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
     The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
-    Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
+    Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
+    agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """Returns a run with its input and result. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunsRequest, _run_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists the user's runs, newest first, by page, without their results."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """Asks a run to stop. A queued run is CANCELLED at once; a running one is CANCELLING until its work has stopped, and then ends with
-    `run_cancelled`. A final run is returned as it is. Fails with NOT_FOUND (RUN_NOT_FOUND).
+    """Asks a run to stop, and waits for that as long as `wait` says. A queued or waiting run is CANCELLED at once; a running one is
+    CANCELLING until its work has stopped, and then ends with `run_cancelled`. The answer lists what has stopped and what has not;
+    nothing of the latter can write an event, a step or a state any more. A final run is returned as it is.
+    Fails with NOT_FOUND (RUN_NOT_FOUND).
     """
+    RepeatRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RepeatRunRequest, _run_service_pb2.RepeatRunResponse]  # type: ignore[assignment]
+    """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
+    same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+    """
+    FollowRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.FollowRunRequest, _run_service_pb2.FollowRunResponse]  # type: ignore[assignment]
+    """Says that somebody follows a run. For a run that is cancelled when nobody does, it is called again before the time in the answer is
+    over; the gateway does so for each open WatchRun. Fails with NOT_FOUND (RUN_NOT_FOUND).
+    """
+    ListSteps: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListStepsRequest, _run_service_pb2.ListStepsResponse]  # type: ignore[assignment]
+    """Lists the journal of a run in the order of its steps, by page. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+    ListWaits: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListWaitsRequest, _run_service_pb2.ListWaitsResponse]  # type: ignore[assignment]
+    """Lists what the user's runs wait for, oldest first, by page."""
+    ResolveWait: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ResolveWaitRequest, _run_service_pb2.ResolveWaitResponse]  # type: ignore[assignment]
+    """Answers a wait; the run goes on. Safe to repeat with the same answer. Only a person's own session or key may: the context of a run is
+    refused with PERMISSION_DENIED (RUN_CANNOT_RESOLVE). Fails with NOT_FOUND (WAIT_NOT_FOUND), INVALID_ARGUMENT (the answer is not what
+    was asked for, or the digest is another), FAILED_PRECONDITION (WAIT_OVER).
+    """
+    GetRunStatistics: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStatisticsRequest, _run_service_pb2.GetRunStatisticsResponse]  # type: ignore[assignment]
+    """How the user's runs ended, by agent."""
+    GetOverallRunStatistics: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetOverallRunStatisticsRequest, _run_service_pb2.GetOverallRunStatisticsResponse]  # type: ignore[assignment]
+    """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListAgentsRequest, _run_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the agents that can be started."""
 
@@ -81,7 +129,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_service_pb2.StartRunResponse, _abc.Awaitable[_run_service_pb2.StartRunResponse]]:
         """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
         The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
-        Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
+        Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
+        agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
         """
 
     @_abc_1.abstractmethod
@@ -106,9 +155,74 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.CancelRunResponse, _abc.Awaitable[_run_service_pb2.CancelRunResponse]]:
-        """Asks a run to stop. A queued run is CANCELLED at once; a running one is CANCELLING until its work has stopped, and then ends with
-        `run_cancelled`. A final run is returned as it is. Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """Asks a run to stop, and waits for that as long as `wait` says. A queued or waiting run is CANCELLED at once; a running one is
+        CANCELLING until its work has stopped, and then ends with `run_cancelled`. The answer lists what has stopped and what has not;
+        nothing of the latter can write an event, a step or a state any more. A final run is returned as it is.
+        Fails with NOT_FOUND (RUN_NOT_FOUND).
         """
+
+    @_abc_1.abstractmethod
+    def RepeatRun(
+        self,
+        request: _run_service_pb2.RepeatRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.RepeatRunResponse, _abc.Awaitable[_run_service_pb2.RepeatRunResponse]]:
+        """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
+        same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+        """
+
+    @_abc_1.abstractmethod
+    def FollowRun(
+        self,
+        request: _run_service_pb2.FollowRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.FollowRunResponse, _abc.Awaitable[_run_service_pb2.FollowRunResponse]]:
+        """Says that somebody follows a run. For a run that is cancelled when nobody does, it is called again before the time in the answer is
+        over; the gateway does so for each open WatchRun. Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSteps(
+        self,
+        request: _run_service_pb2.ListStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.ListStepsResponse, _abc.Awaitable[_run_service_pb2.ListStepsResponse]]:
+        """Lists the journal of a run in the order of its steps, by page. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def ListWaits(
+        self,
+        request: _run_service_pb2.ListWaitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.ListWaitsResponse, _abc.Awaitable[_run_service_pb2.ListWaitsResponse]]:
+        """Lists what the user's runs wait for, oldest first, by page."""
+
+    @_abc_1.abstractmethod
+    def ResolveWait(
+        self,
+        request: _run_service_pb2.ResolveWaitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.ResolveWaitResponse, _abc.Awaitable[_run_service_pb2.ResolveWaitResponse]]:
+        """Answers a wait; the run goes on. Safe to repeat with the same answer. Only a person's own session or key may: the context of a run is
+        refused with PERMISSION_DENIED (RUN_CANNOT_RESOLVE). Fails with NOT_FOUND (WAIT_NOT_FOUND), INVALID_ARGUMENT (the answer is not what
+        was asked for, or the digest is another), FAILED_PRECONDITION (WAIT_OVER).
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunStatistics(
+        self,
+        request: _run_service_pb2.GetRunStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.GetRunStatisticsResponse, _abc.Awaitable[_run_service_pb2.GetRunStatisticsResponse]]:
+        """How the user's runs ended, by agent."""
+
+    @_abc_1.abstractmethod
+    def GetOverallRunStatistics(
+        self,
+        request: _run_service_pb2.GetOverallRunStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.GetOverallRunStatisticsResponse, _abc.Awaitable[_run_service_pb2.GetOverallRunStatisticsResponse]]:
+        """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
 
     @_abc_1.abstractmethod
     def ListAgents(

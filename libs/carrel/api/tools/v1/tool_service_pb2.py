@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from carrel.api.policy.v1 import policy_pb2 as carrel_dot_api_dot_policy_dot_v1_dot_policy__pb2
 from carrel.api.tools.v1 import tool_pb2 as carrel_dot_api_dot_tools_dot_v1_dot_tool__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&carrel/api/tools/v1/tool_service.proto\x12\x13\x63\x61rrel.api.tools.v1\x1a!carrel/api/policy/v1/policy.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"K\n\x12\x45xecuteToolRequest\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"R\n\x13\x45xecuteToolResponse\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"c\n\x13UploadCorpusRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.carrel.api.tools.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\" \n\x10GetCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\x83\x03\n\x0bToolService\x12m\n\tListTools\x12%.carrel.api.tools.v1.ListToolsRequest\x1a&.carrel.api.tools.v1.ListToolsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12\x89\x01\n\x0b\x45xecuteTool\x12\'.carrel.api.tools.v1.ExecuteToolRequest\x1a(.carrel.api.tools.v1.ExecuteToolResponse\"\'\x8a\xc0\x18#\x08\x03\x12\ttools.use\x1a\x0f\x61gent-execution \xd8\x04(\x01\x12y\n\rListToolCalls\x12).carrel.api.tools.v1.ListToolCallsRequest\x1a*.carrel.api.tools.v1.ListToolCallsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read2\xf6\x03\n\rCorpusService\x12\x7f\n\x0cUploadCorpus\x12(.carrel.api.tools.v1.UploadCorpusRequest\x1a).carrel.api.tools.v1.UploadCorpusResponse\"\x18\x8a\xc0\x18\x14\x08\x01\x12\rcorpora.write \xd8\x04(\x01\x12p\n\tGetCorpus\x12%.carrel.api.tools.v1.GetCorpusRequest\x1a&.carrel.api.tools.v1.GetCorpusResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12v\n\x0bListCorpora\x12\'.carrel.api.tools.v1.ListCorporaRequest\x1a(.carrel.api.tools.v1.ListCorporaResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12z\n\x0c\x44\x65leteCorpus\x12(.carrel.api.tools.v1.DeleteCorpusRequest\x1a).carrel.api.tools.v1.DeleteCorpusResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&carrel/api/tools/v1/tool_service.proto\x12\x13\x63\x61rrel.api.tools.v1\x1a!carrel/api/policy/v1/policy.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"|\n\x12\x45xecuteToolRequest\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12/\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x1d.carrel.api.tools.v1.Approval\"\xad\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x18\n\x10\x61rguments_digest\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x30\n\x0c\x61pprove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x13\x45xecuteToolResponse\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"c\n\x13UploadCorpusRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.carrel.api.tools.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\" \n\x10GetCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\x83\x03\n\x0bToolService\x12m\n\tListTools\x12%.carrel.api.tools.v1.ListToolsRequest\x1a&.carrel.api.tools.v1.ListToolsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12\x89\x01\n\x0b\x45xecuteTool\x12\'.carrel.api.tools.v1.ExecuteToolRequest\x1a(.carrel.api.tools.v1.ExecuteToolResponse\"\'\x8a\xc0\x18#\x08\x03\x12\ttools.use\x1a\x0f\x61gent-execution \xd8\x04(\x01\x12y\n\rListToolCalls\x12).carrel.api.tools.v1.ListToolCallsRequest\x1a*.carrel.api.tools.v1.ListToolCallsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read2\xf6\x03\n\rCorpusService\x12\x7f\n\x0cUploadCorpus\x12(.carrel.api.tools.v1.UploadCorpusRequest\x1a).carrel.api.tools.v1.UploadCorpusResponse\"\x18\x8a\xc0\x18\x14\x08\x01\x12\rcorpora.write \xd8\x04(\x01\x12p\n\tGetCorpus\x12%.carrel.api.tools.v1.GetCorpusRequest\x1a&.carrel.api.tools.v1.GetCorpusResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12v\n\x0bListCorpora\x12\'.carrel.api.tools.v1.ListCorporaRequest\x1a(.carrel.api.tools.v1.ListCorporaResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12z\n\x0c\x44\x65leteCorpus\x12(.carrel.api.tools.v1.DeleteCorpusRequest\x1a).carrel.api.tools.v1.DeleteCorpusResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.writeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,38 +48,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CORPUSSERVICE'].methods_by_name['ListCorpora']._serialized_options = b'\212\300\030\020\010\001\022\014corpora.read'
   _globals['_CORPUSSERVICE'].methods_by_name['DeleteCorpus']._loaded_options = None
   _globals['_CORPUSSERVICE'].methods_by_name['DeleteCorpus']._serialized_options = b'\212\300\030\021\010\001\022\rcorpora.write'
-  _globals['_LISTTOOLSREQUEST']._serialized_start=130
-  _globals['_LISTTOOLSREQUEST']._serialized_end=148
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=150
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=211
-  _globals['_EXECUTETOOLREQUEST']._serialized_start=213
-  _globals['_EXECUTETOOLREQUEST']._serialized_end=288
-  _globals['_EXECUTETOOLRESPONSE']._serialized_start=290
-  _globals['_EXECUTETOOLRESPONSE']._serialized_end=372
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=374
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=451
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=453
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=552
-  _globals['_UPLOADHEADER']._serialized_start=554
-  _globals['_UPLOADHEADER']._serialized_end=602
-  _globals['_UPLOADCORPUSREQUEST']._serialized_start=604
-  _globals['_UPLOADCORPUSREQUEST']._serialized_end=703
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=705
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=772
-  _globals['_GETCORPUSREQUEST']._serialized_start=774
-  _globals['_GETCORPUSREQUEST']._serialized_end=806
-  _globals['_GETCORPUSRESPONSE']._serialized_start=808
-  _globals['_GETCORPUSRESPONSE']._serialized_end=872
-  _globals['_LISTCORPORAREQUEST']._serialized_start=874
-  _globals['_LISTCORPORAREQUEST']._serialized_end=933
-  _globals['_LISTCORPORARESPONSE']._serialized_start=935
-  _globals['_LISTCORPORARESPONSE']._serialized_end=1027
-  _globals['_DELETECORPUSREQUEST']._serialized_start=1029
-  _globals['_DELETECORPUSREQUEST']._serialized_end=1064
-  _globals['_DELETECORPUSRESPONSE']._serialized_start=1066
-  _globals['_DELETECORPUSRESPONSE']._serialized_end=1088
-  _globals['_TOOLSERVICE']._serialized_start=1091
-  _globals['_TOOLSERVICE']._serialized_end=1478
-  _globals['_CORPUSSERVICE']._serialized_start=1481
-  _globals['_CORPUSSERVICE']._serialized_end=1983
+  _globals['_LISTTOOLSREQUEST']._serialized_start=163
+  _globals['_LISTTOOLSREQUEST']._serialized_end=181
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=183
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=244
+  _globals['_EXECUTETOOLREQUEST']._serialized_start=246
+  _globals['_EXECUTETOOLREQUEST']._serialized_end=370
+  _globals['_APPROVAL']._serialized_start=373
+  _globals['_APPROVAL']._serialized_end=546
+  _globals['_EXECUTETOOLRESPONSE']._serialized_start=548
+  _globals['_EXECUTETOOLRESPONSE']._serialized_end=630
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=632
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=709
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=711
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=810
+  _globals['_UPLOADHEADER']._serialized_start=812
+  _globals['_UPLOADHEADER']._serialized_end=860
+  _globals['_UPLOADCORPUSREQUEST']._serialized_start=862
+  _globals['_UPLOADCORPUSREQUEST']._serialized_end=961
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=963
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=1030
+  _globals['_GETCORPUSREQUEST']._serialized_start=1032
+  _globals['_GETCORPUSREQUEST']._serialized_end=1064
+  _globals['_GETCORPUSRESPONSE']._serialized_start=1066
+  _globals['_GETCORPUSRESPONSE']._serialized_end=1130
+  _globals['_LISTCORPORAREQUEST']._serialized_start=1132
+  _globals['_LISTCORPORAREQUEST']._serialized_end=1191
+  _globals['_LISTCORPORARESPONSE']._serialized_start=1193
+  _globals['_LISTCORPORARESPONSE']._serialized_end=1285
+  _globals['_DELETECORPUSREQUEST']._serialized_start=1287
+  _globals['_DELETECORPUSREQUEST']._serialized_end=1322
+  _globals['_DELETECORPUSRESPONSE']._serialized_start=1324
+  _globals['_DELETECORPUSRESPONSE']._serialized_end=1346
+  _globals['_TOOLSERVICE']._serialized_start=1349
+  _globals['_TOOLSERVICE']._serialized_end=1736
+  _globals['_CORPUSSERVICE']._serialized_start=1739
+  _globals['_CORPUSSERVICE']._serialized_end=2241
 # @@protoc_insertion_point(module_scope)

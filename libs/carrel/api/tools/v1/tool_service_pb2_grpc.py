@@ -68,7 +68,9 @@ class ToolServiceServicer:
         The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
         Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
         FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
-        FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way.
+        FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way,
+        FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "arguments_digest" and
+        "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

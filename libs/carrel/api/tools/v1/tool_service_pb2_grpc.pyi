@@ -40,7 +40,9 @@ class ToolServiceStub:
     The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
     Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
     FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
-    FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way.
+    FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way,
+    FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "arguments_digest" and
+    "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it.
     """
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]
     """Lists the tool calls of the user, newest first, by page."""
@@ -57,7 +59,9 @@ class ToolServiceAsyncStub(ToolServiceStub):
     The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
     Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
     FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
-    FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way.
+    FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way,
+    FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "arguments_digest" and
+    "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it.
     """
     ListToolCalls: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]  # type: ignore[assignment]
     """Lists the tool calls of the user, newest first, by page."""
@@ -83,7 +87,9 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
         Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
         FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
-        FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way.
+        FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way,
+        FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "arguments_digest" and
+        "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it.
         """
 
     @_abc_1.abstractmethod
