@@ -70,7 +70,9 @@ class RunServicer(rpc.RunServiceServicer):
     async def GetRunStatistics(self, request: pb.GetRunStatisticsRequest, context: Any) -> pb.GetRunStatisticsResponse:
         raise NotImplementedError
 
-    async def GetOverallRunStatistics(self, request: pb.GetOverallRunStatisticsRequest, context: Any) -> pb.GetOverallRunStatisticsResponse:
+    async def GetOverallRunStatistics(
+        self, request: pb.GetOverallRunStatisticsRequest, context: Any
+    ) -> pb.GetOverallRunStatisticsResponse:
         raise NotImplementedError
 
 
