@@ -63,8 +63,10 @@ up: $(READY) ## Starts the whole system on this machine until Ctrl-C
 bench: $(READY) ## Measures speed and memory into build/bench.json (ONLY=name for a part)
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
-chaos: $(READY) ## Kills, pauses and losses under the event stream, 200 rounds (ROUNDS=n SEED=n)
+chaos: $(READY) ## Kills, pauses and losses under the event stream, runs and tool calls, over 1,500 of them (ROUNDS=n RUN_ROUNDS=n KILLS=n SEED=n)
 	@$(BIN)/python -m tests.chaos.events --rounds $(or $(ROUNDS),200) --seed $(or $(SEED),2026)
+	@$(BIN)/python -m tests.chaos.runs --rounds $(or $(RUN_ROUNDS),40) --blows 25 --seed $(or $(SEED),2026)
+	@$(BIN)/python -m tests.chaos.tools --kills $(or $(KILLS),500) --seed $(or $(SEED),2026)
 
 fuzz: $(READY) ## A million wrong contexts; none may be accepted (CASES=n SEED=n)
 	@$(BIN)/python -m tests.fuzz.contexts --cases $(or $(CASES),1000000) --seed $(or $(SEED),1)

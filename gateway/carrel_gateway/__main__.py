@@ -17,6 +17,7 @@ from carrel_gateway.backends import CONTEXT, EVENTS, EXECUTION, TOOLS, Backends
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.credentials import Credentials, JwtChecker
 from carrel_gateway.grpc_face import CredentialAuthenticator, add_gateway, connection_limits
+from carrel_gateway.guessing import Guessing
 from carrel_gateway.http_face.api import Api
 from carrel_gateway.http_face.app import http_app
 from carrel_gateway.http_face.health import Health
@@ -43,7 +44,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         # No bus at the edge: what is polled for here once a second, the services behind know at once.
         revocations = await stack.enter_async_context(fetched_revocations(trust, settings, None))
         credentials = Credentials(await jwt_checker(settings, stack))
-        contexts = Contexts(peers[CONTEXT], credentials, trust.clock, revocations)
+        guessing = Guessing(settings.limits(), settings.wrong_credentials_per_second, time.monotonic)
+        contexts = Contexts(peers[CONTEXT], credentials, trust.clock, revocations, guessing)
         backends = Backends(peers)
         operations = Operations(backends, trust.clock, settings.upload_max_bytes)
 
@@ -53,6 +55,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             CredentialAuthenticator(contexts),
             credentials=tls.grpc_credentials() if tls else None,
             options=connection_limits(settings.grpc_connections, settings.connection_calls),
+            identity_first=True,
         )
         server.report(revocations)
         admission = Admission(settings.limits(), time.monotonic)

@@ -129,7 +129,7 @@ class Admission:
         )
         for gauge, key in gauges:
             if gauge.full(key):
-                raise _over(gauge.name, gauge.most, _STREAM_RETRY_SECONDS)
+                raise over_limit(gauge.name, gauge.most, _STREAM_RETRY_SECONDS)
         self._count(method, user)
         for gauge, key in gauges:
             gauge.opened(key)
@@ -156,12 +156,13 @@ class Admission:
             rates.append((of_method, user.owner))
         for rate, key in rates:
             if wait := rate.wait(key, now):
-                raise _over(rate.name, rate.per_second, wait)
+                raise over_limit(rate.name, rate.per_second, wait)
         for rate, key in rates:
             rate.take(key, now)
 
 
-def _over(limit: str, value: float, wait: float) -> CarrelError:
+def over_limit(limit: str, value: float, wait: float) -> CarrelError:
+    """The refusal of what is over a limit, for so many seconds."""
     return CarrelError(
         Kind.OVER_LIMIT,
         "LIMIT_EXCEEDED",

@@ -34,8 +34,31 @@ def _routes(service: str, grpc_service: str, *methods: str) -> dict[str, Route]:
 
 
 UNARY: Mapping[str, Route] = {
-    **_routes(EXECUTION, "carrel.api.runs.v1.RunService", "StartRun", "GetRun", "ListRuns", "CancelRun", "ListAgents"),
-    **_routes(EVENTS, "carrel.api.events.v1.EventService", "ListEvents"),
+    **_routes(
+        EXECUTION,
+        "carrel.api.runs.v1.RunService",
+        "StartRun",
+        "GetRun",
+        "ListRuns",
+        "CancelRun",
+        "RepeatRun",
+        "ListSteps",
+        "ListWaits",
+        "ResolveWait",
+        "GetRunStatistics",
+        "GetOverallRunStatistics",
+        "ListAgents",
+    ),
+    **_routes(
+        EXECUTION,
+        "carrel.api.runs.v1.ScheduleService",
+        "CreateSchedule",
+        "GetSchedule",
+        "ListSchedules",
+        "PauseSchedule",
+        "DeleteSchedule",
+    ),
+    **_routes(EVENTS, "carrel.api.events.v1.EventService", "ListEvents", "GetRunState"),
     **_routes(
         CONTEXT,
         "carrel.api.context.v1.ThreadService",
@@ -45,12 +68,41 @@ UNARY: Mapping[str, Route] = {
         "RenameThread",
         "DeleteThread",
     ),
-    **_routes(TOOLS, "carrel.api.tools.v1.ToolService", "ListTools", "ListToolCalls"),
-    **_routes(TOOLS, "carrel.api.tools.v1.CorpusService", "ListCorpora", "DeleteCorpus"),
+    **_routes(CONTEXT, "carrel.api.context.v1.SessionService", "ListSessions", "EndSession"),
+    **_routes(
+        CONTEXT,
+        "carrel.api.context.v1.DirectoryService",
+        "CreateTenant",
+        "ListTenants",
+        "CreateUser",
+        "GetUser",
+        "ListUsers",
+        "UpdateUser",
+        "ListApiKeys",
+        "RevokeApiKey",
+        "GetLimits",
+        "SetLimits",
+        "ListServiceIdentities",
+    ),
+    **_routes(CONTEXT, "carrel.api.context.v1.RevocationService", "Revoke", "Restore"),
+    **_routes(CONTEXT, "carrel.api.context.v1.ContextService", "CreateApiKey", "InspectContext", "RotateSigningKeys"),
+    **_routes(TOOLS, "carrel.api.tools.v1.ToolService", "ListTools", "GetTool", "ListToolCalls"),
+    **_routes(
+        TOOLS,
+        "carrel.api.tools.v1.ToolPolicyService",
+        "GetToolPolicy",
+        "SetToolPolicy",
+        "TestToolPolicy",
+        "ListToolDecisions",
+        "ListTenantToolDecisions",
+    ),
+    **_routes(TOOLS, "carrel.api.tools.v1.CorpusService", "GetCorpus", "ListCorpora", "DeleteCorpus"),
 }
 SUBSCRIBE = Route(EVENTS, "/carrel.api.events.v1.EventService/Subscribe")
 UPLOAD = Route(TOOLS, "/carrel.api.tools.v1.CorpusService/UploadCorpus")
-"""With WatchRun, which is made of two of these, they are all methods of the gateway; a test compares their messages."""
+"""With WatchRun, which is made of some of these, they are all methods of the gateway; a test compares their messages."""
+FOLLOW = Route(EXECUTION, "/carrel.api.runs.v1.RunService/FollowRun")
+"""No method of the gateway: it calls this one itself for each open WatchRun."""
 
 
 class Backends:
@@ -59,7 +111,7 @@ class Backends:
     def __init__(self, peers: Mapping[str, Peer]) -> None:
         self.peers = peers
         # Made once: a multi-callable takes a registration in gRPC's core.
-        self._unary = {name: self._method(route, "unary_unary") for name, route in UNARY.items()}
+        self._unary = {route: self._method(route, "unary_unary") for route in (*UNARY.values(), FOLLOW)}
         self._subscribe = self._method(SUBSCRIBE, "unary_stream")
         self._upload = self._method(UPLOAD, "stream_unary")
         self._streams: set[Any] = set()
@@ -70,10 +122,14 @@ class Backends:
         return method
 
     async def unary(self, method: str, request: bytes, signed_context: bytes, seconds: float) -> bytes:
-        """The answer to a request; raises the CarrelError that the service gave."""
-        peer = self.peers[UNARY[method].service]
+        """The answer to a request of the gateway; raises the CarrelError that the service gave."""
+        return await self.send(UNARY[method], request, signed_context, seconds)
+
+    async def send(self, route: Route, request: bytes, signed_context: bytes, seconds: float) -> bytes:
+        """The answer of the method behind a route; raises the CarrelError that the service gave."""
+        peer = self.peers[route.service]
         with outward_errors(peer.name):
-            answer: bytes = await self._unary[method](request, metadata=peer.metadata(signed_context), timeout=seconds)
+            answer: bytes = await self._unary[route](request, metadata=peer.metadata(signed_context), timeout=seconds)
         return answer
 
     async def subscribe(self, request: bytes, signed_context: bytes, seconds: float) -> AsyncGenerator[bytes, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from carrel.api.context.v1 import context_service_pb2 as pb
@@ -17,6 +18,7 @@ from carrel_chassis.revocations import Revocation, Revocations
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.signing import Clock, decode_context
 from carrel_gateway.credentials import ApiKey, Credentials, bearer_token, refused
+from carrel_gateway.guessing import Guessing
 from carrel_gateway.outward import outward_errors
 
 CACHE_SIZE = 8192
@@ -42,6 +44,7 @@ class Contexts:
         credentials: Credentials,
         clock: Clock,
         revocations: Revocations | None = None,
+        guessing: Guessing | None = None,
         cache_size: int = CACHE_SIZE,
     ) -> None:
         self._peer = peer
@@ -50,14 +53,18 @@ class Contexts:
         self._clock = clock
         self._cache_size = cache_size
         self._revocations = revocations
+        self._guessing = guessing
         if revocations is not None:
             revocations.watch(self._forget)
         # By SHA-256 of the token: a dump of this memory hands out no credential.
         self._kept: OrderedDict[bytes, tuple[float, Asker]] = OrderedDict()
         self._asked: dict[bytes, asyncio.Task[Asker]] = {}
 
-    async def of(self, authorization: str | bytes | None) -> Asker:
-        """Who sends this `authorization` header; raises UNAUTHENTICATED, or UNAVAILABLE when it cannot be told now."""
+    async def of(self, authorization: str | bytes | None, source: str = "") -> Asker:
+        """Who sends this `authorization` header; raises UNAUTHENTICATED, or UNAVAILABLE when it cannot be told now.
+
+        From a `source`, the address of who sends it, that has sent too many wrong ones, a new one is not looked at: LIMIT_EXCEEDED.
+        """
         token = bearer_token(authorization)
         digest = hashlib.sha256(token.encode()).digest()
         renew_time, asker = self._kept.get(digest, (0.0, None))
@@ -66,12 +73,13 @@ class Contexts:
                 self._revocations.current(asker.user)
             self._kept.move_to_end(digest)
             return asker
-        task = self._asked.get(digest)
-        if task is None:  # calls that come meanwhile share this question
-            task = self._asked[digest] = asyncio.create_task(self._ask(digest, token))
-            task.add_done_callback(lambda done: self._answered(digest, done))
-        # Shielded: the first of the callers may leave, the others still want the answer.
-        return await asyncio.shield(task)
+        with self._guessing.attempt(source) if self._guessing is not None and source else nullcontext():
+            task = self._asked.get(digest)
+            if task is None:  # calls that come meanwhile share this question
+                task = self._asked[digest] = asyncio.create_task(self._ask(digest, token))
+                task.add_done_callback(lambda done: self._answered(digest, done))
+            # Shielded: the first of the callers may leave, the others still want the answer.
+            return await asyncio.shield(task)
 
     async def instead_of(self, refused: bytes, authorization: str | bytes | None) -> Asker:
         """Who sends this header, by another signed context than the one that a service has refused."""

@@ -16,10 +16,9 @@ from carrel_gateway.admission import Admission
 from carrel_gateway.backends import UNARY
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.credentials import one_authorization
+from carrel_gateway.methods import SERVICES
 from carrel_gateway.operations import Operations
 from carrel_gateway.reissue import Reissue
-
-SERVICE = pb.DESCRIPTOR.services_by_name["GatewayService"].full_name
 
 
 def connection_limits(most_connections: int, most_calls: int) -> list[tuple[str, int]]:
@@ -39,13 +38,18 @@ class CredentialAuthenticator:
         if call.policy.caller != policy_pb2.CALLER_CREDENTIAL:
             raise CarrelError(Kind.DENIED, "POLICY_MISSING", "This method has no policy and takes no calls.")
         given = [value for key, value in call.context.invocation_metadata() or () if key == "authorization"]
-        asker = await self._contexts.of(one_authorization(given))
+        asker = await self._contexts.of(one_authorization(given), _source(call.context.peer()))
         call.user = asker.user
         call.signed_context = asker.signed_context
 
 
+def _source(peer: str) -> str:
+    """The address of "ipv4:127.0.0.1:50000" or "ipv6:%5B::1%5D:50000" without its port, which is another for each connection."""
+    return peer.rpartition(":")[0]
+
+
 def add_gateway(operations: Operations, contexts: Contexts, admission: Admission, server: RpcServer) -> None:
-    """Registers GatewayService; each method goes through the server's layers like any other."""
+    """Registers the gateway's services; each method goes through the server's layers like any other."""
     handlers: dict[str, Any] = {
         name: grpc.unary_unary_rpc_method_handler(_forwarding(operations, contexts, admission, name)) for name in UNARY
     }
@@ -57,7 +61,8 @@ def add_gateway(operations: Operations, contexts: Contexts, admission: Admission
 
     def watch_run(request: pb.WatchRunRequest, context: Any) -> AsyncGenerator[bytes, None]:
         seconds = current_call().remaining_seconds()
-        messages = _reissue(contexts).stream(lambda signed: operations.watch_run(request, signed, seconds))
+        reissue = _reissue(contexts)
+        messages = reissue.stream(lambda signed: operations.watch_run(request, signed, seconds, reissue.current))
         return admission.messages("WatchRun", caller(), messages)
 
     async def upload_corpus(parts: AsyncIterator[bytes], context: Any) -> bytes:
@@ -68,7 +73,9 @@ def add_gateway(operations: Operations, contexts: Contexts, admission: Admission
     handlers["Subscribe"] = grpc.unary_stream_rpc_method_handler(subscribe)
     handlers["WatchRun"] = grpc.unary_stream_rpc_method_handler(watch_run, pb.WatchRunRequest.FromString)
     handlers["UploadCorpus"] = grpc.stream_unary_rpc_method_handler(upload_corpus)
-    server.add_registered_method_handlers(SERVICE, handlers)
+    for service in SERVICES:
+        own = {method.name: handlers[method.name] for method in service.methods}
+        server.add_registered_method_handlers(service.full_name, own)
 
 
 def _reissue(contexts: Contexts) -> Reissue:

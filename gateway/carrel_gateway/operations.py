@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 
 from carrel.api.events.v1 import event_service_pb2 as events
 from carrel.api.events.v1.event_pb2 import Cursor, EventFilter
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
-from carrel.api.runs.v1.run_pb2 import Run, RunState
+from carrel.api.runs.v1.run_pb2 import OnDisconnect, Run, RunState
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.signing import Clock
 from carrel_gateway.backends import Backends
+from carrel_gateway.following import Context, following
 
 _FINAL_TYPES = ("agent_completed", "agent_failed", "agent_died", "run_cancelled")
 _FINAL_STATES = frozenset(
@@ -50,10 +51,11 @@ class Operations:
         return await self._backends.upload(_up_to(self._upload_max_bytes, parts), signed_context, seconds)
 
     async def watch_run(
-        self, request: pb.WatchRunRequest, signed_context: bytes, seconds: float
+        self, request: pb.WatchRunRequest, signed_context: bytes, seconds: float, context: Context
     ) -> AsyncGenerator[bytes, None]:
         """The messages of WatchRunResponse, until the one with the final event; the bytes are those of SubscribeResponse.
 
+        A run that is to end with its followers is followed meanwhile, each time under what `context` gives.
         Raises RUN_NOT_FOUND, and HISTORY_TRUNCATED when the end of the run is no longer kept.
         """
         run = await self._run(request.run_id, signed_context, seconds)
@@ -62,7 +64,9 @@ class Operations:
             return
         subscription = events.SubscribeRequest(after=after, filter=EventFilter(run_id=run.run_id))
         messages = self._backends.subscribe(subscription.SerializeToString(), signed_context, seconds)
-        async with aclosing(messages):
+        ends_alone = run.on_disconnect == OnDisconnect.ON_DISCONNECT_CANCEL and run.state not in _FINAL_STATES
+        followed = following(self._backends, run.run_id, context) if ends_alone else nullcontext()
+        async with followed, aclosing(messages):
             async for message in messages:
                 yield message
                 if any(event.final for event in events.SubscribeResponse.FromString(message).events):

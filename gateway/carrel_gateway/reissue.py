@@ -47,5 +47,9 @@ class Reissue:
             async for message in messages:
                 yield message
 
+    async def current(self) -> bytes:
+        """The context of the same credential as it is now, for a call long after the first."""
+        return (await self._contexts.of(self._authorization)).signed_context
+
     async def _another(self) -> bytes:
         return (await self._contexts.instead_of(self._signed_context, self._authorization)).signed_context

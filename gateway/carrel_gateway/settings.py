@@ -49,6 +49,9 @@ class GatewaySettings(ServiceSettings):
         default_factory=lambda: {"StartRun": 600.0, "UploadCorpus": 50.0}
     )
     """Of one user, for single methods, by the name that the gateway's proto gives them."""
+    wrong_credentials_per_second: PositiveFloat = 20.0
+    """From one address; then new ones from there are not looked at for a while, and known ones go on. Set it high behind a proxy,
+    where everybody comes from the same address, and let the proxy limit."""
     burst_seconds: PositiveFloat = 2.0
     """So much of a rate may come at once after a pause."""
     user_streams: PositiveInt = 100

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from carrel.tool import tool as tool
+
 if TYPE_CHECKING:
     from carrel.client import Client
     from carrel.errors import CarrelClientError
     from carrel.sync import SyncClient
 
-__all__ = ["CarrelClientError", "Client", "SyncClient"]
+__all__ = ["CarrelClientError", "Client", "SyncClient", "tool"]
 
 _HOMES = {"Client": "carrel.client", "CarrelClientError": "carrel.errors", "SyncClient": "carrel.sync"}
 

@@ -20,6 +20,8 @@ class ResourceLimits:
     tool_calls_per_minute: int = 0
     open_streams: int = 0
     isolated_memory_mb: int = 0
+    weight: int = 0
+    """The share of the turns of those whose runs wait: no ceiling, but it comes the same way."""
 
 
 NO_LIMITS = ResourceLimits()

@@ -55,6 +55,8 @@ class Secrets:
     def _special(self, service: Service) -> dict[str, str]:
         if service.name == "context":
             return self._key(service, "master_key_file", "master.key", "master.key")
+        if service.name == "tools":
+            return self._key(service, "corpus_key_file", "corpus.key", "corpus.key")
         if service.name == "gateway" and self.dev_issuer:
             issuer = {"carrel_jwt_issuer": JWT_ISSUER, "carrel_jwt_audience": JWT_AUDIENCE}
             return {**self._key(service, "jwks_file", "jwks.json", "jwks.json"), **issuer}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import SecretStr
+from pydantic import SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -24,6 +24,12 @@ class ServiceSettings(BaseSettings):
     """The service's own Ed25519 key: 32 bytes in base64, readable by the service alone."""
     service_trust_file: Path
     """JSON: the public key of each service by name, 32 bytes in base64."""
+    peer_ca_file: Path | None = None
+    """The authority whose certificates the services believe of each other, PEM. With the next two: TLS between services, both ways."""
+    peer_cert_file: Path | None = None
+    """This service's certificate chain, PEM; its DNS name is the service's own, as "agent-execution". Read again when it changes."""
+    peer_key_file: Path | None = None
+    """Its private key, PEM without a password."""
     context_address: str = ""
     execution_address: str = ""
     tools_address: str = ""
@@ -48,6 +54,12 @@ class ServiceSettings(BaseSettings):
     """Whether calls of users are then refused. If not, what is known stays refused, and a context lives for 5 minutes at most."""
     stream_max_age_seconds: float = 3600.0
     """After this a stream ends with its cursor, however long the caller's deadline is."""
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        if len({self.peer_ca_file is None, self.peer_cert_file is None, self.peer_key_file is None}) > 1:
+            raise ValueError("PEER_CA_FILE, PEER_CERT_FILE and PEER_KEY_FILE go together; set all or none")
+        return self
 
     def in_effect(self) -> dict[str, Any]:
         """The settings as they are, secrets masked, for the log line of the start: a misspelt variable shows by its absence."""

@@ -101,6 +101,7 @@ def limits_to_message(limits: ResourceLimits) -> pb.ResourceLimits:
         tool_calls_per_minute=limits.tool_calls_per_minute,
         open_streams=limits.open_streams,
         isolated_memory_mb=limits.isolated_memory_mb,
+        weight=limits.weight,
     )
 
 
@@ -113,6 +114,7 @@ def limits_from_message(message: pb.ResourceLimits) -> ResourceLimits:
         message.tool_calls_per_minute,
         message.open_streams,
         message.isolated_memory_mb,
+        message.weight,
     )
 
 

@@ -7,12 +7,15 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import grpc
+
 from carrel_chassis.bus import Bus
 from carrel_chassis.revocations import SUBJECT, Fetch, Revocations
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.rpc.identity import ContextAuthenticator
 from carrel_chassis.rpc.keys import FetchedKeys
 from carrel_chassis.rpc.revocations import fetch_from
+from carrel_chassis.rpc.tls import PeerTls
 from carrel_chassis.settings import ServiceSettings
 from carrel_chassis.signing import (
     Clock,
@@ -33,6 +36,7 @@ class Trust:
         self.clock = clock
         self.signer = ServiceSigner(service, read_key(settings.service_key_file), clock)
         self.services = ServiceVerifier(read_trust(settings.service_trust_file), service, clock)
+        self._tls = _peer_tls(settings)
 
     def authenticator(self, keys: PublicKeys, revocations: Revocations | None = None) -> ContextAuthenticator:
         """Proves the callers of this service's server. Only what is no service of a system goes without revocations."""
@@ -40,7 +44,17 @@ class Trust:
 
     def peer(self, name: str, address: str) -> Peer:
         """Another service to call."""
-        return Peer(name, address, self.signer)
+        return Peer(name, address, self.signer, self._tls)
+
+    def server_credentials(self) -> grpc.ServerCredentials | None:
+        """What this service's server is bound with; None without TLS between services."""
+        return None if self._tls is None else self._tls.server_credentials()
+
+
+def _peer_tls(settings: ServiceSettings) -> PeerTls | None:
+    if settings.peer_ca_file is None or settings.peer_cert_file is None or settings.peer_key_file is None:
+        return None
+    return PeerTls(settings.peer_ca_file, settings.peer_cert_file, settings.peer_key_file)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """What all commands share: their common options, the event loop, and one sentence for an error. It knows no command.
 
-A command is an async function whose first parameter is what it works with, `Local` or `Session`; the options that lead
-there (`--data-dir`, `--json`, who asks) are added to its own by `local_command` and `client_command`.
+A command is an async function whose first parameter is what it works with, `Local`, `Session` or `Office`; the options that lead
+there (`--data-dir`, `--json`, who asks) are added to its own by `local_command`, `client_command` and `admin_command`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from carrel_cli.errors import refusal
 from carrel_cli.output import Output
 
 if TYPE_CHECKING:
-    from carrel.client import Client
+    from carrel.client import Admin, Client
 
 P = ParamSpec("P")
 Body = Callable[[Mapping[str, Any], Output, Path], Coroutine[Any, Any, int | None]]
@@ -44,6 +44,13 @@ class Session(Local):
     """What a command of a user works with; `client` is open while the command runs."""
 
     client: Client
+
+
+@dataclass(frozen=True)
+class Office(Local):
+    """What a command of administration works with."""
+
+    admin: Admin
 
 
 def _option(name: str, kind: Any, default: object, *declarations: str, **settings: Any) -> inspect.Parameter:
@@ -78,6 +85,20 @@ _CLIENT = (
 )
 
 
+_ADMIN = (
+    _option(
+        "token",
+        str | None,
+        None,
+        "--token",
+        help="Administer as its user, through the gateway; else CARREL_TOKEN, else as this machine's operator.",
+        rich_help_panel=_WHO,
+    ),
+    _CLIENT[3],
+    *_LOCAL,
+)
+
+
 def local_command(function: Callable[Concatenate[Local, P], Awaitable[int | None]]) -> Callable[..., None]:
     """Makes a command of a function that works on this machine; what it returns is the exit code, None for 0."""
 
@@ -99,6 +120,19 @@ def client_command(function: Callable[Concatenate[Session, P], Awaitable[int | N
             return await function(Session(out, data_dir, client), **own)  # type: ignore[call-arg]
 
     return _command(function, _CLIENT, body)
+
+
+def admin_command(function: Callable[Concatenate[Office, P], Awaitable[int | None]]) -> Callable[..., None]:
+    """Makes a command of a function that administers."""
+
+    async def body(values: Mapping[str, Any], out: Output, data_dir: Path) -> int | None:
+        from carrel_cli.administration import administrator
+
+        own = dict(values)
+        async with administrator(data_dir, own.pop("token"), own.pop("address")) as admin:
+            return await function(Office(out, data_dir, admin), **own)  # type: ignore[call-arg]
+
+    return _command(function, _ADMIN, body)
 
 
 def output_command(function: Callable[Concatenate[Output, P], Awaitable[int | None]]) -> Callable[..., None]:

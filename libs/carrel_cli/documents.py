@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -23,9 +24,14 @@ def document(message: Message) -> JSON:
     found: JSON = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
-        if field.message_type is not None:
+        if field.message_type is not None and field.is_repeated:
+            found[field.name] = [document(one) for one in value]
+        elif field.message_type is not None:
             if message.HasField(field.name):
-                found[field.name] = value.ToJsonString() if isinstance(value, Timestamp) else document(value)
+                known = isinstance(value, Timestamp | Duration)
+                found[field.name] = value.ToJsonString() if known else document(value)
+        elif field.is_repeated:
+            found[field.name] = list(value)
         elif field.name.endswith("_json"):
             found[field.name.removesuffix("_json")] = parsed(value)
         else:

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from carrel_cli.administration import Tenant, administering, as_document
-from carrel_cli.command import Local, local_command
-from carrel_cli.users import directory
+from carrel_cli.administration import Tenant, as_document
+from carrel_cli.command import Office, admin_command
 
 if TYPE_CHECKING:
-    from carrel.api.context.v1 import directory_service_pb2 as pb
+    from carrel.api.gateway.v1 import admin_service_pb2 as pb
 
 app = typer.Typer(help="How much a user or a tenant may have at a time.", no_args_is_help=True)
 
@@ -20,20 +19,16 @@ Limit = Annotated[int | None, typer.Option(min=0, help="0 sets it back to the de
 
 
 @app.command("show")
-@local_command
-async def show(local: Local, tenant: Tenant, user: OneUser = "") -> None:
+@admin_command
+async def show(office: Office, tenant: Tenant, user: OneUser = "") -> None:
     """Shows what is set, and what holds."""
-    from carrel.api.context.v1 import directory_service_pb2 as pb
-
-    async with administering(local) as administration:
-        request = pb.GetLimitsRequest(tenant_id=tenant, user_id=user)
-        _show(local, await administration.ask(directory(administration).GetLimits, request))
+    _show(office, await office.admin.get_limits(tenant, user))
 
 
 @app.command("set")
-@local_command
+@admin_command
 async def set_(
-    local: Local,
+    office: Office,
     tenant: Tenant,
     user: OneUser = "",
     running_runs: Limit = None,
@@ -42,10 +37,9 @@ async def set_(
     tool_calls_per_minute: Limit = None,
     open_streams: Limit = None,
     isolated_memory_mb: Limit = None,
+    weight: Limit = None,
 ) -> None:
     """Sets limits; those that are not named stay. A user's hold within 2 seconds."""
-    from carrel.api.context.v1 import directory_service_pb2 as pb
-
     wanted = {
         "running_runs": running_runs,
         "queued_runs": queued_runs,
@@ -53,22 +47,20 @@ async def set_(
         "tool_calls_per_minute": tool_calls_per_minute,
         "open_streams": open_streams,
         "isolated_memory_mb": isolated_memory_mb,
+        "weight": weight,
     }
-    async with administering(local) as administration:
-        stub = directory(administration)
-        found = await administration.ask(stub.GetLimits, pb.GetLimitsRequest(tenant_id=tenant, user_id=user))
-        request = pb.SetLimitsRequest(tenant_id=tenant, user_id=user, limits=found.set)
-        for name, value in wanted.items():
-            if value is not None:
-                setattr(request.limits, name, value)
-        _show(local, await administration.ask(stub.SetLimits, request))
+    limits = (await office.admin.get_limits(tenant, user)).set
+    for name, value in wanted.items():
+        if value is not None:
+            setattr(limits, name, value)
+    _show(office, await office.admin.set_limits(tenant, limits, user))
 
 
-def _show(local: Local, found: pb.GetLimitsResponse | pb.SetLimitsResponse) -> None:
-    local.out.document({"set": as_document(found.set), "effective": as_document(found.effective)})
+def _show(office: Office, found: pb.GetLimitsResponse | pb.SetLimitsResponse) -> None:
+    office.out.document({"set": as_document(found.set), "effective": as_document(found.effective)})
     names = [field.name for field in found.set.DESCRIPTOR.fields]
     rows = [(name, _number(getattr(found.set, name)), _number(getattr(found.effective, name))) for name in names]
-    local.out.table(["LIMIT", "SET", "HOLDS"], rows, "")
+    office.out.table(["LIMIT", "SET", "HOLDS"], rows, "")
 
 
 def _number(value: int) -> str:

@@ -9,7 +9,23 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from carrel_cli import corpus, doctor, events, keys, limits, lists, revoke, runs, stack, threads, token, users
+from carrel_cli import (
+    corpus,
+    doctor,
+    events,
+    keys,
+    limits,
+    lists,
+    revoke,
+    runs,
+    schedules,
+    sessions,
+    stack,
+    threads,
+    token,
+    users,
+    waits,
+)
 from carrel_cli.demo import command as demo
 
 app = typer.Typer(
@@ -32,7 +48,11 @@ app.add_typer(revoke.app, name="revoke", rich_help_panel=_ADMIN)
 app.command("run", rich_help_panel=_USE)(runs.run)
 app.add_typer(corpus.app, name="corpus", rich_help_panel=_USE)
 app.add_typer(threads.app, name="threads", rich_help_panel=_USE)
+app.add_typer(schedules.app, name="schedules", rich_help_panel=_USE)
+app.add_typer(waits.app, name="approvals", rich_help_panel=_USE)
+app.command("answer", rich_help_panel=_USE)(waits.answer)
 app.add_typer(runs.app, name="runs", rich_help_panel=_SEE)
+app.add_typer(sessions.app, name="sessions", rich_help_panel=_SEE)
 app.command("events", rich_help_panel=_SEE)(events.events)
 app.command("agents", rich_help_panel=_SEE)(lists.agents)
 app.command("tools", rich_help_panel=_SEE)(lists.tools)

@@ -12,10 +12,12 @@ from pydantic import SecretStr
 from carrel.api.context.v1.context_service_pb2_grpc import add_ContextServiceServicer_to_server
 from carrel.api.context.v1.directory_service_pb2_grpc import add_DirectoryServiceServicer_to_server
 from carrel.api.context.v1.revocation_service_pb2_grpc import add_RevocationServiceServicer_to_server
+from carrel.api.context.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from carrel.api.context.v1.thread_service_pb2_grpc import add_ThreadServiceServicer_to_server
 from carrel_chassis.bus import open_bus
 from carrel_chassis.db.engine import Engine
 from carrel_chassis.db.open import cross_user_database, user_sessions
+from carrel_chassis.db.tenants import TenantDatabase
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, followed_revocations
@@ -28,8 +30,9 @@ from carrel_context.people import PeopleOperations
 from carrel_context.revocation_servicer import RevocationServicer
 from carrel_context.revocations import RevocationOperations, changes_in
 from carrel_context.servicer import ContextServicer
+from carrel_context.session_servicer import SessionServicer
+from carrel_context.sessions import SessionOperations
 from carrel_context.settings import ContextSettings
-from carrel_context.tenants import TenantDatabase
 from carrel_context.thread_servicer import ThreadServicer
 from carrel_context.threads import ThreadOperations
 
@@ -68,7 +71,7 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
         people = PeopleOperations(tenants, revoking, settings.session_revocation_seconds)
         limits = LimitOperations(tenants, revoking, of_users=settings.user_limits, of_tenants=settings.tenant_limits)
         threads = ThreadOperations(sessions, settings.threads_per_user)
-        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
+        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations, trust.server_credentials())
         server.register(
             add_ContextServiceServicer_to_server,
             ContextServicer(operations, people, Inspector(keys, operations, time.time)),
@@ -77,6 +80,8 @@ async def serve(settings: ContextSettings, stop: asyncio.Event) -> None:
         directory = DirectoryServicer(people, limits, trust.services.keys)
         server.register(add_DirectoryServiceServicer_to_server, directory)
         server.register(add_ThreadServiceServicer_to_server, ThreadServicer(threads))
+        ending = SessionOperations(sessions, revoking, people)
+        server.register(add_SessionServiceServicer_to_server, SessionServicer(ending))
         await server.start()
         stack.push_async_callback(server.stop)
         await stop.wait()

@@ -14,10 +14,12 @@ _TICK_SECONDS = 2e-6
 """Contexts hold microseconds."""
 AUDIENCES = frozenset({"context", "agent-execution", "tool-dispatch", "event-stream"})
 
+TOKEN_SESSION, API_KEY_SESSION = "TOKEN", "API_KEY"
+"""The kinds of sessions that people see."""
 LIMITS = ResourceLimits.__slots__
 _STANDARD = frozenset(
     """runs.start runs.read runs.cancel runs.resolve events.read tools.use corpora.read corpora.write
-    threads.read threads.write""".split()
+    threads.read threads.write sessions.read sessions.end""".split()
 )
 _POWER = _STANDARD | {"corpora.admin"}
 _DEVELOPER = _POWER | {"contexts.inspect"}
@@ -52,6 +54,8 @@ class Principal:
     tenant_limits: ResourceLimits = NO_LIMITS
     change_time: float = 0.0
     """When rights last changed: what was issued before is refused."""
+    session_seen: bool = False
+    """The session was written down lately."""
 
     def permissions(self) -> frozenset[str]:
         """The scopes this user may hold now. Raises CREDENTIAL_INVALID when the user is disabled, CONTEXT_REVOKED when the user,
@@ -158,6 +162,26 @@ def for_run(
         tenant_limits=tighter(grant.tenant_limits, principal.tenant_limits),
     )
     return _attempt(held, scopes, grant.audiences, principal.earliest(now), run_id, thread_id, agent, attempt)
+
+
+def for_job(
+    grant: UserContext, principal: Principal, *, request_id: str, now: float, lifetime_seconds: float
+) -> UserContext:
+    """The context of what a schedule starts: its session's, as far as the user may still do what it could."""
+    issue_time = principal.earliest(now)
+    return replace(
+        grant,
+        context_id=new_id("ctx"),
+        scopes=grant.scopes & principal.permissions(),
+        limits=tighter(grant.limits, principal.limits),
+        tenant_limits=tighter(grant.tenant_limits, principal.tenant_limits),
+        issue_time=issue_time,
+        expire_time=issue_time + min(lifetime_seconds, MAX_LIFETIME_SECONDS),
+        request_id=request_id,
+        connection_id="",
+        depth=min(grant.depth + 1, MAX_DEPTH),
+        parent_context_id=grant.context_id,
+    )
 
 
 def for_closing(

@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import text
 
+from carrel_chassis.db.tenants import TenantDatabase
 from carrel_chassis.errors import invalid
 from carrel_chassis.identity import NO_LIMITS, ResourceLimits
 from carrel_chassis.ids import check_id
 from carrel_context.domain import LIMITS, limits_over
 from carrel_context.people import user_not_found
 from carrel_context.revocations import RevocationOperations, demand_new_contexts
-from carrel_context.tenants import TenantDatabase
 
 _MOST = 2**31 - 1
 _NAMES = ", ".join(LIMITS)

@@ -56,29 +56,33 @@ class Operations:
         request_id: str,
         connection_id: str,
         lifetime_seconds: float,
+        kind: str = domain.TOKEN_SESSION,
     ) -> pb.SignedUserContext:
-        """The context of a user whom the gateway has authenticated."""
+        """The context of a user whom the gateway has authenticated. With a kind the session is one that its user sees."""
         async with self._directory(call_id, tenant_id, user_id) as directory:
             principal = await directory.user(session_id)
             if principal is None and self._provision:
                 await directory.add_user()
                 principal = await directory.user(session_id)
+            await _see(directory, principal, session_id, kind)
         return self._issue(principal, session_id, request_id, connection_id, lifetime_seconds)
 
     async def issue_for_job(
-        self,
-        call_id: str,
-        tenant_id: str,
-        user_id: str,
-        *,
-        schedule_id: str,
-        request_id: str,
-        connection_id: str,
-        lifetime_seconds: float,
+        self, call_id: str, grant: bytes, *, request_id: str, lifetime_seconds: float
     ) -> pb.SignedUserContext:
-        """The context of a job that a user has scheduled; the schedule is the session. A user who is not known has scheduled nothing."""
-        principal = await self.principal(call_id, tenant_id, user_id, schedule_id, "")
-        return self._issue(principal, schedule_id, request_id, connection_id, lifetime_seconds)
+        """The context of a job that a user has scheduled, from the context it was scheduled with; the user is looked up anew."""
+        granted = await self._grants.verify_signature(grant)
+        principal = await self.principal(call_id, *granted.owner, granted.session_id, granted.run_id)
+        if principal is None:
+            raise domain.credential_invalid("The user of the schedule is no longer known.")
+        user = domain.for_job(
+            granted,
+            self._with_defaults(principal),
+            request_id=request_id,
+            now=self._clock(),
+            lifetime_seconds=lifetime_seconds,
+        )
+        return self._keys.signer.sign(user)
 
     async def issue_for_service(
         self,
@@ -100,6 +104,7 @@ class Operations:
             request_id=request_id,
             connection_id=connection_id,
             lifetime_seconds=lifetime_seconds,
+            kind="",
         )
 
     async def principal(
@@ -115,11 +120,11 @@ class Operations:
         """The context of an API key's owner; the key's id is the session."""
         key = parse_api_key(text)
         async with self._directory(call_id, key.tenant_id, key.user_id) as directory:
-            found = await directory.api_key(key.api_key_id)
-        principal, digest = found or (None, b"")
-        # The comparison is made whether the key exists or not: both take the same time.
-        if not hmac.compare_digest(digest, key.digest()):
-            principal = None
+            principal, digest = await directory.api_key(key.api_key_id) or (None, b"")
+            # The comparison is made whether the key exists or not: both take the same time.
+            if not hmac.compare_digest(digest, key.digest()):
+                principal = None
+            await _see(directory, principal, key.api_key_id, domain.API_KEY_SESSION)
         return self._issue(principal, key.api_key_id, request_id, connection_id, lifetime_seconds)
 
     def _issue(
@@ -204,3 +209,9 @@ class Operations:
         )
         async with self._sessions.open(nobody, call_id) as connection:
             yield Directory(connection, tenant_id, user_id)
+
+
+async def _see(directory: Directory, principal: Principal | None, session_id: str, kind: str) -> None:
+    """Writes the session down when it is in use and was not seen lately: most contexts are issued without a commit."""
+    if kind and principal is not None and not (principal.session_seen or principal.disabled or principal.revoked):
+        await directory.see_session(session_id, kind)

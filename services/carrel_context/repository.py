@@ -18,7 +18,9 @@ _LIMITS = f"ARRAY[{', '.join(LIMITS)}]"
 _STANDING = f"""
     (SELECT {_LIMITS} FROM user_limit WHERE {OWN}) AS limits,
     (SELECT {_LIMITS} FROM tenant_limit WHERE tenant_id = :tenant_id) AS tenant_limits,
-    against.removed, against.revoked, against.change_time
+    against.removed, against.revoked, against.change_time,
+    EXISTS (SELECT FROM session WHERE {OWN} AND session_id = :session_id
+            AND last_seen_time > now() - interval '15 minutes') AS session_seen
 """
 _AGAINST = f"""(
     SELECT coalesce(array_agg(value) FILTER (WHERE what = 'SCOPE' AND revoked), '{{}}') AS removed,
@@ -33,6 +35,10 @@ GET_USER = text(f"""
 ADD_USER = text("""
     INSERT INTO app_user (tenant_id, user_id, role) VALUES (:tenant_id, :user_id, 'standard')
     ON CONFLICT (tenant_id, user_id) DO NOTHING
+""")
+SEE_SESSION = text("""
+    INSERT INTO session (tenant_id, user_id, session_id, kind) VALUES (:tenant_id, :user_id, :session_id, :kind)
+    ON CONFLICT (tenant_id, user_id, session_id) DO UPDATE SET last_seen_time = now()
 """)
 ADD_TENANT = text("INSERT INTO tenant (tenant_id) VALUES (:tenant_id) ON CONFLICT (tenant_id) DO NOTHING")
 GET_API_KEY = text(f"""
@@ -71,6 +77,10 @@ class Directory:
         await self._connection.execute(ADD_TENANT, {"tenant_id": self._owner["tenant_id"]})
         await self._connection.execute(ADD_USER, self._owner)
 
+    async def see_session(self, session_id: str, kind: str) -> None:
+        """Writes down that the session is in use now."""
+        await self._connection.execute(SEE_SESSION, {**self._owner, "session_id": session_id, "kind": kind})
+
     async def api_key(self, api_key_id: str) -> tuple[Principal, bytes] | None:
         """The owner of a live key and the key's digest."""
         values = {**self._owner, "api_key_id": api_key_id, "session_id": api_key_id, "run_id": ""}
@@ -79,7 +89,7 @@ class Directory:
 
 
 def _principal(row: Row) -> Principal:
-    tenant_id, user_id, role, disabled, granted, limits, tenant_limits, removed, revoked, change_time, *_ = row
+    tenant_id, user_id, role, disabled, granted, limits, tenant_limits, removed, revoked, change_time, seen, *_ = row
     return Principal(
         tenant_id,
         user_id,
@@ -91,6 +101,7 @@ def _principal(row: Row) -> Principal:
         ResourceLimits(*limits) if limits else NO_LIMITS,
         ResourceLimits(*tenant_limits) if tenant_limits else NO_LIMITS,
         change_time,
+        seen,
     )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from carrel_chassis.bus import Bus
 from carrel_chassis.db.engine import Connection, Engine, Row
 from carrel_chassis.db.sessions import database_errors
+from carrel_chassis.db.tenants import TenantDatabase
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import MAX_LIFETIME_SECONDS
 from carrel_chassis.ids import check_id
@@ -18,7 +19,6 @@ from carrel_chassis.logs import get_logger
 from carrel_chassis.revocations import SUBJECT, Changes, Revocation, Revocations, What
 from carrel_chassis.signing import CLOCK_SKEW_SECONDS
 from carrel_context.domain import check_scope
-from carrel_context.tenants import TenantDatabase
 
 PAGE = 5000
 _CLEAN_SECONDS = 600.0
@@ -31,6 +31,9 @@ _COLUMNS = """tenant_id, user_id, what, value, version, revoked, CAST(extract(ep
 CHANGES = text(f"SELECT {_COLUMNS} FROM revocation WHERE version > :after ORDER BY version LIMIT :count")
 VERSION = text("SELECT version FROM revocation_version")
 FORGET = text("DELETE FROM revocation WHERE expire_time < now()")
+FORGET_SESSIONS = text(
+    "DELETE FROM session WHERE last_seen_time < now() - make_interval(secs => CAST(:keep_seconds AS float8))"
+)
 CHANGE = text(f"""
     WITH next AS (UPDATE revocation_version SET version = version + 1 RETURNING version)
     INSERT INTO revocation (tenant_id, user_id, what, value, version, revoked, reason, change_time, expire_time)
@@ -158,11 +161,13 @@ class RevocationOperations:
                     await self._bus.publish(SUBJECT, str(done.version).encode())
 
     async def keep_clean(self) -> None:
-        """For ever: deletes what nothing valid is refused by any more. Runs as a task beside the server."""
+        """For ever: deletes what nothing valid is refused by any more, and sessions that nobody uses. Runs as a task beside the server."""
         while True:
             try:
                 async with database_errors(), self._engine.begin() as connection:
                     await connection.execute(FORGET)
+                    # As long as its revocation is remembered: one that was ended is seen as ended.
+                    await connection.execute(FORGET_SESSIONS, {"keep_seconds": self._keep_seconds})
             except CarrelError as error:
                 get_logger().warning("revocations.not_cleaned", reason=error.reason)
             await asyncio.sleep(_CLEAN_SECONDS)

@@ -57,10 +57,9 @@ class ContextServicer(rpc.ContextServiceServicer):
                     call_id, request.api_key, lifetime_seconds=lifetime, **common
                 )
             case "scheduled_job":
-                job = request.scheduled_job
-                schedule_id = check_id(job.schedule_id, "scheduled_job.schedule_id")
+                grant = request.scheduled_job.grant.SerializeToString(deterministic=True)
                 signed = await self._operations.issue_for_job(
-                    call_id, job.tenant_id, job.user_id, schedule_id=schedule_id, lifetime_seconds=lifetime, **common
+                    call_id, grant, request_id=common["request_id"], lifetime_seconds=lifetime
                 )
             case _:
                 signed = await self._operations.issue_for_service(

@@ -48,7 +48,7 @@ async def serve(settings: EventsSettings, stop: asyncio.Event) -> None:
         retention_url = settings.retention_database_url.get_secret_value()
         retention = Retention(await stack.enter_async_context(cross_user_database(retention_url, 2)), settings)
         operations = EventOperations(log, commits, retention, publisher, tripwire, hub, settings, trust.clock)
-        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
+        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations, trust.server_credentials())
         servicer = EventServicer(operations, tripwire, settings.slow_reader_seconds)
         server.register(add_EventServiceServicer_to_server, servicer)
         health = report(lambda: bus.connected, lambda: writer.positions(()), server.set_part_serving)

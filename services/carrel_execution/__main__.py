@@ -8,27 +8,41 @@ from contextlib import AsyncExitStack
 
 from carrel.agent import JSON
 from carrel.api.runs.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
+from carrel.api.runs.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from carrel_agents.prices import PricesInvalid, load_prices
 from carrel_chassis.bus import Bus
 from carrel_chassis.db.open import cross_user_database, user_sessions
+from carrel_chassis.db.sessions import UserSessions
+from carrel_chassis.db.tenants import TenantDatabase
 from carrel_chassis.errors import invalid
 from carrel_chassis.ids import new_id
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
 from carrel_execution.attempt import Workshop
+from carrel_execution.cancelling import Cancelling
 from carrel_execution.clients import Contexts, Log, Tools
 from carrel_execution.domain import to_json
+from carrel_execution.due_schedules import DueSchedules
 from carrel_execution.factory import InstanceFactory
+from carrel_execution.follow import Followers
+from carrel_execution.guard import instance_factory, watched_loop
+from carrel_execution.journal_store import JournalStore
 from carrel_execution.leases import Leases
 from carrel_execution.operations import CANCEL_SUBJECT, WAKE_SUBJECT, Operations
 from carrel_execution.outbox import Outbox
 from carrel_execution.queue import Queue
 from carrel_execution.registry import load_registry
+from carrel_execution.retention import Retention
 from carrel_execution.revoked import RevokedRuns
+from carrel_execution.schedule_servicer import ScheduleServicer
+from carrel_execution.schedules import ScheduleOperations
 from carrel_execution.servicer import RunServicer
 from carrel_execution.settings import ExecutionSettings
+from carrel_execution.statistics import RunStatistics, StatisticsReader
+from carrel_execution.sweeps import Sweeps
 from carrel_execution.waiting import in_background
+from carrel_execution.waits import WaitOperations
 from carrel_execution.worker import Worker
 
 
@@ -37,7 +51,8 @@ async def serve(settings: ExecutionSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         trust = Trust(settings, "agent-execution")
         registry = load_registry(settings.modules)
-        workshop, leases_queue = await _workshop(settings, trust, InstanceFactory(registry), stack)
+        factory = await stack.enter_async_context(instance_factory(settings, registry))
+        workshop, leases_queue = await _workshop(settings, trust, factory, stack)
         keys = await stack.enter_async_context(fetched_keys(trust, settings.context_address))
         sessions = await stack.enter_async_context(user_sessions(settings))
         bus = Bus(settings.nats_url.get_secret_value())
@@ -46,23 +61,73 @@ async def serve(settings: ExecutionSettings, stop: asyncio.Event) -> None:
         revocations = await stack.enter_async_context(fetched_revocations(trust, settings, bus))
 
         worker, outbox = Worker(workshop), workshop.outbox
-        leases = Leases(leases_queue, worker, settings, clock=time.time, on_requeued=worker.wake, on_ended=outbox.kick)
+        leases = Leases(
+            leases_queue,
+            worker,
+            workshop.statistics,
+            settings,
+            clock=time.time,
+            on_requeued=worker.wake,
+            on_ended=outbox.kick,
+        )
+        sweeps = Sweeps(
+            workshop.queue,
+            workshop.journal,
+            settings.poll_seconds,
+            clock=time.time,
+            on_ready=worker.wake,
+            on_ended=outbox.kick,
+        )
         await _listen(bus, worker, leases)
+        stack.enter_context(watched_loop(settings, factory, worker.name, worker.attempts))
         stack.push_async_callback(outbox.delete_sent)
-        for work in (outbox.run(), leases.run()):
+        stack.push_async_callback(workshop.statistics.write)
+        for work in (outbox.run(), leases.run(), workshop.statistics.run(), sweeps.run()):
             await stack.enter_async_context(in_background(work))
         await stack.enter_async_context(in_background(worker.run()))
         stack.push_async_callback(worker.drain, settings.drain_seconds)
 
         operations = Operations(sessions, registry, settings, worker=worker, outbox=outbox, bus=bus, clock=time.time)
+        followers, statistics, schedules = await _beside_the_runs(settings, workshop, sessions, operations, stack)
+        waits = WaitOperations(sessions, clock=time.time, on_ready=operations.wake)
         revoked = RevokedRuns(sessions, operations)
         revocations.watch(revoked.heed)
         stack.push_async_callback(revoked.close)
-        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
-        server.register(add_RunServiceServicer_to_server, RunServicer(operations))
+        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations, trust.server_credentials())
+        server.register(
+            add_RunServiceServicer_to_server,
+            RunServicer(operations, Cancelling(operations, worker), waits, followers, statistics, factory.is_isolated),
+        )
+        server.register(add_ScheduleServiceServicer_to_server, ScheduleServicer(schedules))
         await server.start()
         stack.push_async_callback(server.stop)
         await stop.wait()
+
+
+async def _beside_the_runs(
+    settings: ExecutionSettings,
+    workshop: Workshop,
+    sessions: UserSessions,
+    operations: Operations,
+    stack: AsyncExitStack,
+) -> tuple[Followers, StatisticsReader, ScheduleOperations]:
+    """What begins, ends, counts and deletes runs without their users, each over a connection that the workers do not wait for."""
+    url = settings.runner_database_url.get_secret_value()
+    runner = await stack.enter_async_context(cross_user_database(url, 2))
+    url = settings.retention_database_url.get_secret_value()
+    retention_engine = await stack.enter_async_context(cross_user_database(url, 1))
+    url = settings.statistics_database_url.get_secret_value()
+    tenants = TenantDatabase(await stack.enter_async_context(cross_user_database(url, 1)))
+    followers = Followers(sessions, runner, operations, settings.disconnect_seconds)
+    due = DueSchedules(runner, sessions, operations, workshop.contexts, time.time)
+    retention = Retention(retention_engine, keep_runs_days=settings.keep_runs_days, clock=time.time)
+    for work in (followers.run(), due.run(), retention.run()):
+        await stack.enter_async_context(in_background(work))
+    return (
+        followers,
+        StatisticsReader(sessions, tenants, runner, time.time),
+        ScheduleOperations(sessions, operations, most=settings.schedules_per_user, clock=time.time),
+    )
 
 
 async def _workshop(
@@ -70,25 +135,30 @@ async def _workshop(
 ) -> tuple[Workshop, Queue]:
     """What runs stand on, and the queue over a connection that is kept for leases."""
     url, name = settings.runner_database_url.get_secret_value(), new_id("worker")
-    queue = Queue(await stack.enter_async_context(cross_user_database(url, settings.runner_pool_size)), name)
-    leases_queue = Queue(await stack.enter_async_context(cross_user_database(url, 1)), name)
+    versions = {agent: factory.registry.version(agent) for agent in factory.registry.names}
+    engine = await stack.enter_async_context(cross_user_database(url, settings.runner_pool_size))
+    queue = Queue(engine, name, versions)
+    leases_engine = await stack.enter_async_context(cross_user_database(url, 1))
+    leases_queue = Queue(leases_engine, name)
     context = trust.peer("context", settings.context_address)
     tools = trust.peer("tool-dispatch", settings.tools_address)
     events = trust.peer("event-stream", settings.events_address)
     for peer in (context, tools, events):
         stack.push_async_callback(peer.close)
-    contexts, log = Contexts(context), Log(events)
+    contexts, log, statistics = Contexts(context), Log(events), RunStatistics(leases_engine, time.time)
     return (
         Workshop(
             settings=settings,
             agent_settings_json=to_json(_agent_settings(settings)),
             clock=time.time,
             queue=queue,
+            journal=JournalStore(engine),
             contexts=contexts,
             tools=Tools(tools),
             log=log,
-            outbox=Outbox(queue, contexts, log),
+            outbox=Outbox(queue, contexts, log, statistics),
             factory=factory,
+            statistics=statistics,
         ),
         leases_queue,
     )

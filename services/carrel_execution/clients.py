@@ -15,6 +15,7 @@ from carrel.api.events.v1 import event_service_pb2_grpc as event_rpc
 from carrel.api.tools.v1 import tool_service_pb2
 from carrel.api.tools.v1 import tool_service_pb2_grpc as tool_rpc
 from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.ids import new_id
 from carrel_chassis.logs import get_logger
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.rpc.status import remote_errors
@@ -57,6 +58,17 @@ class Credential:
     expire_time: float
 
 
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """A user's consent to one call of a tool. Times are seconds since the epoch."""
+
+    approval_id: str
+    arguments_digest: str
+    user_id: str
+    approve_time: float
+    expire_time: float
+
+
 class Contexts:
     """The context service."""
 
@@ -83,6 +95,14 @@ class Contexts:
         expire_time = user_context_pb2.UserContext.FromString(signed.context).expire_time.ToMicroseconds() / 1e6
         return Credential(signed.SerializeToString(deterministic=True), expire_time)
 
+    async def for_schedule(self, grant: bytes) -> bytes:
+        """A fresh signed context of the session that a schedule was made in; UNAUTHENTICATED when that may no longer act."""
+        job = context_pb.ScheduledJob(grant=user_context_pb2.SignedUserContext.FromString(grant))
+        request = context_pb.IssueContextRequest(scheduled_job=job, request_id=new_id("request"))
+        with remote_errors():
+            answer = await self._stub.IssueContext(request, metadata=self._peer.metadata(), timeout=_CONTEXT_SECONDS)
+        return answer.signed_context.SerializeToString(deterministic=True)
+
 
 class Tools:
     """tool-dispatch."""
@@ -91,9 +111,17 @@ class Tools:
         self._peer = peer
         self._stub: tool_rpc.ToolServiceAsyncStub = tool_rpc.ToolServiceStub(peer.channel)
 
-    async def execute(self, signed: bytes, step_id: str, tool: str, arguments_json: str, seconds: float) -> str:
+    async def execute(
+        self, signed: bytes, step_id: str, tool: str, arguments_json: str, seconds: float, consent: Consent | None
+    ) -> str:
         """The JSON result of a tool; the same step may be asked for again."""
         request = tool_service_pb2.ExecuteToolRequest(step_id=step_id, tool=tool, arguments_json=arguments_json)
+        if consent is not None:
+            request.approval.approval_id = consent.approval_id
+            request.approval.arguments_digest = consent.arguments_digest
+            request.approval.user_id = consent.user_id
+            request.approval.approve_time.FromMicroseconds(int(consent.approve_time * 1e6))
+            request.approval.expire_time.FromMicroseconds(int(consent.expire_time * 1e6))
         with remote_errors():
             answer = await self._stub.ExecuteTool(request, metadata=self._peer.metadata(signed), timeout=seconds)
         return answer.result_json

@@ -26,14 +26,24 @@ class ContextRefused(Exception):
 
 
 class Credentials:
-    """The context of one attempt. Many calls may ask at once; one of them fetches."""
+    """The context of one attempt. Many calls may ask at once; one of them fetches.
 
-    def __init__(self, contexts: Contexts, run: ClaimedRun, clock: Callable[[], float]) -> None:
+    `first` is a context that is on its way already; if it does not arrive, another is asked for.
+    """
+
+    def __init__(
+        self,
+        contexts: Contexts,
+        run: ClaimedRun,
+        clock: Callable[[], float],
+        first: asyncio.Future[Credential] | None = None,
+    ) -> None:
         self._contexts = contexts
         self._run = run
         self._clock = clock
         self._lock = asyncio.Lock()
         self._current: Credential | None = None
+        self._first = first
 
     async def signed(self) -> bytes:
         """A context that is good for another minute; raises ContextRefused. Waits while the context service is away."""
@@ -64,13 +74,15 @@ class Credentials:
             if self._current is not None and self._current.signed != old:
                 return self._current  # somebody else has renewed it meanwhile
             try:
-                self._current = await persist(
-                    lambda: self._contexts.for_attempt(run.grant, run.run_id, run.thread_id, run.agent, run.epoch),
-                    "IssueRunContext",
-                    run.run_id,
-                )
+                self._current = await persist(self._fetch, "IssueRunContext", run.run_id)
             except CarrelError as error:
                 if error.kind in REFUSALS:
                     raise ContextRefused(error) from None
                 raise
             return self._current
+
+    async def _fetch(self) -> Credential:
+        run, first, self._first = self._run, self._first, None
+        if first is not None:
+            return await first
+        return await self._contexts.for_attempt(run.grant, run.run_id, run.thread_id, run.agent, run.epoch)

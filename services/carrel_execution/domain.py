@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NoReturn
 
+from carrel.agent import AgentError
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.ids import check_id, is_id
 
-MAX_INPUT_BYTES = 256 * 1024
 MAX_RESULT_BYTES = 1024 * 1024
 MAX_PAGE_SIZE = 200
 DEFAULT_PAGE_SIZE = 50
@@ -43,6 +43,22 @@ class State(StrEnum):
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT, State.DEAD})
 
 
+class BusyThread(StrEnum):
+    """What becomes of a run whose thread has one that is not over; the names are those of the API without their prefix."""
+
+    ENQUEUE = "ENQUEUE"
+    REJECT = "REJECT"
+    INTERRUPT = "INTERRUPT"
+    ROLLBACK = "ROLLBACK"
+
+
+class OnDisconnect(StrEnum):
+    """What becomes of a run that nobody follows any more; the names are those of the API without their prefix."""
+
+    CONTINUE = "CONTINUE"
+    CANCEL = "CANCEL"
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run of an agent for one user, as its user sees it. Lists leave `result_json` empty."""
@@ -60,6 +76,21 @@ class Run:
     create_time: datetime
     start_time: datetime | None
     finish_time: datetime | None
+    priority: int = 0
+    earliest_start_time: datetime | None = None
+    deadline: datetime | None = None
+    timeout_seconds: float | None = None
+    """Of work; None: what the service allows."""
+    busy_thread: BusyThread = BusyThread.ENQUEUE
+    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    retries: int = 0
+    agent_version: str = ""
+    """What the agent's class said when the run first began."""
+    repeats_run_id: str = ""
+    schedule_id: str = ""
+    cancel_report: str = ""
+    """JSON: what the parts of a cancelled run came to; "" when nothing is known."""
+    wait_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +108,29 @@ class ClaimedRun:
     queued_event: bytes
     """The `run_queued` event, when it is not in the user's log yet; empty otherwise."""
     elapsed_seconds: float
-    """Since the run's first start."""
+    """Of work: since the run's first start, without waiting for people and back-off."""
     more: bool
     """The user has another run that could be taken now."""
     shares_places: bool
     """The tenant has limits: when this run ends, another user's may begin."""
+    timeout_seconds: float | None = None
+    """How long it may work; None: what the service allows."""
+    deadline: datetime | None = None
+    retries: int = 0
+    agent_version: str = ""
+    """What the agent's class said when the run first began."""
 
     @property
     def key(self) -> tuple[str, int]:
         """This attempt of this run."""
         return (self.run_id, self.epoch)
+
+
+class AgentDied(AgentError):
+    """The agent, or the process that it ran in, is gone. `cause` is one sentence for the user. An agent that had called it may go on."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("AGENT_DIED", cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,42 +206,6 @@ def clean(value: object, limit: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class StartRequest:
-    """What a caller asks for; checked."""
-
-    request_id: str
-    agent: str
-    input_json: str
-    thread_id: str
-
-    def __post_init__(self) -> None:
-        check_id(self.request_id, "request_id")
-        if self.thread_id:
-            check_id(self.thread_id, "thread_id")
-        if not self.agent:
-            raise invalid("agent", "agent is empty; name one of those that ListAgents lists.")
-        check_input(self.input_json)
-
-    @property
-    def digest(self) -> bytes:
-        """Tells whether the same request_id comes with the same content."""
-        parts = (self.agent, self.thread_id, self.input_json)
-        return hashlib.sha256("\0".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
-
-
-def check_input(input_json: str) -> None:
-    """Raises INVALID_ARGUMENT unless it is a JSON object of at most 256 KiB."""
-    if (size := len(input_json.encode())) > MAX_INPUT_BYTES:
-        raise invalid("input_json", f"input_json has {size} bytes; it may have {MAX_INPUT_BYTES}.")
-    try:
-        value = from_json(input_json)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise invalid("input_json", 'input_json is not a JSON object; send one, for example {"text": "hello"}.')
-
-
-@dataclass(frozen=True, slots=True)
 class Position:
     """Where a list of runs goes on: after this run, newest first."""
 
@@ -252,29 +260,6 @@ def _position(token: str, mark: str) -> Position:
     raise invalid("page_token", message, "CURSOR_INVALID")
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """How many runs may wait and be worked on; 0 is no limit, but for `queued`."""
-
-    queued: int
-    running: int = 0
-    """0: what the workers are set to."""
-    tenant_queued: int = 0
-    """Of all the tenant's users together, as is the next."""
-    tenant_running: int = 0
-    time: datetime = _EPOCH
-    """Since when the tenant's hold: of two that differ, the later ones do."""
-
-
-@dataclass(frozen=True, slots=True)
-class FullQueue:
-    """Why a run is not accepted."""
-
-    limit: str
-    """`queued_runs` or `tenant_queued_runs`."""
-    value: int
-
-
 def run_not_found(run_id: str) -> CarrelError:
     """The run is absent or another user's: the same answer."""
     return CarrelError(
@@ -306,13 +291,12 @@ def request_id_reused(request_id: str) -> CarrelError:
     )
 
 
-def queue_full(full: FullQueue) -> CarrelError:
-    """As many runs wait as may, of the user or of the tenant."""
-    whose = "Your tenant has" if full.limit == "tenant_queued_runs" else "You have"
+def breaker_open(agent: str, seconds: float) -> CarrelError:
+    """The agent has died or crashed too often in a row for this user; it may be tried again after so many seconds."""
     return CarrelError(
-        Kind.OVER_LIMIT,
-        "LIMIT_EXCEEDED",
-        f"{whose} {full.value} runs waiting, as many as may; start more when some of them are done.",
-        metadata={"limit": full.limit, "value": str(full.value)},
-        retry_seconds=5.0,
+        Kind.UNAVAILABLE,
+        "AGENT_BREAKER_OPEN",
+        f"{agent} has failed too often in a row for you; try again in {seconds:.0f} s, and tell its author if it stays so.",
+        metadata={"agent": agent},
+        retry_seconds=max(1.0, seconds),
     )

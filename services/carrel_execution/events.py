@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from carrel.api.events.v1 import event_pb2 as pb
-from carrel_execution.domain import Outcome, State
+from carrel_execution.domain import Outcome, State, clean
+from carrel_execution.journal import Answered, Ask, WaitKind, WaitState
 
 _BATCH_EVENTS = 200
 _BATCH_BYTES = 1024 * 1024
@@ -64,6 +65,60 @@ def progress(message: str, done: int, total: int) -> pb.ProgressUpdate:
 
 def _natural(number: int) -> int:
     return min(max(int(number), 0), _LARGEST)
+
+
+def asked(run_id: str, now: float, ask: Ask) -> pb.Event:
+    """The run asks its user for something; however often it does so at one place, it is one event."""
+    payload: pb.ApprovalRequested | pb.InputRequested
+    if ask.kind is WaitKind.APPROVAL:
+        shown = tool_executing("", ask.tool, ask.arguments_json).arguments_json
+        payload = pb.ApprovalRequested(
+            approval_id=ask.wait_id,
+            tool=ask.tool,
+            arguments_digest=ask.arguments_digest,
+            arguments_json=shown,
+            prompt=ask.prompt,
+        )
+    else:
+        payload = pb.InputRequested(wait_id=ask.wait_id, prompt=ask.prompt, answer_schema_json=ask.answer_schema_json)
+    payload.expire_time.FromMicroseconds(int(ask.expire_time * 1e6))
+    return event(f"{run_id}.{ask.step_id}.asked", TYPES[payload.__class__], ask.agent, now, payload)
+
+
+def answered(run_id: str, agent: str, now: float, wait: Answered) -> pb.Event:
+    """A wait is over. Who answers sends it, and the attempt that goes on; it has one id."""
+    expired = wait.state is WaitState.EXPIRED
+    payload: pb.ApprovalResolved | pb.InputReceived
+    if wait.kind is WaitKind.APPROVAL:
+        approved = wait.state is WaitState.RESOLVED
+        payload = pb.ApprovalResolved(approval_id=wait.wait_id, approved=approved, expired=expired)
+    else:
+        payload = pb.InputReceived(wait_id=wait.wait_id, expired=expired)
+    return event(f"{run_id}.{wait.step_id}.answered", TYPES[payload.__class__], agent, now, payload)
+
+
+def retried(run_id: str, agent: str, now: float, outcome: Outcome, retry: int, pause_seconds: float) -> pb.Event:
+    """The run has failed and begins again; 1 is the first retry."""
+    payload = pb.RunRetried(reason=outcome.reason, message=clean(outcome.message, 2000), retry=retry)
+    payload.earliest_start_time.FromMicroseconds(int((now + pause_seconds) * 1e6))
+    return event(f"{run_id}.retry{retry}", "run_retried", agent, now, payload)
+
+
+TYPES: Mapping[type, str] = {
+    pb.AgentStarted: "agent_started",
+    pb.AgentThinking: "agent_thinking",
+    pb.ToolExecuting: "tool_executing",
+    pb.ToolCompleted: "tool_completed",
+    pb.AgentCompleted: "agent_completed",
+    pb.AgentFailed: "agent_failed",
+    pb.ProgressUpdate: "progress_update",
+    pb.Custom: "custom",
+    pb.ApprovalRequested: "approval_requested",
+    pb.ApprovalResolved: "approval_resolved",
+    pb.InputRequested: "input_requested",
+    pb.InputReceived: "input_received",
+}
+"""The type of an event by its payload."""
 
 
 def batches(events: Iterable[pb.Event]) -> Iterator[list[pb.Event]]:

@@ -11,6 +11,7 @@ from carrel_execution import domain, events
 from carrel_execution.domain import Outcome
 from carrel_execution.queue import Expired, Queue
 from carrel_execution.settings import ExecutionSettings
+from carrel_execution.statistics import RunStatistics
 from carrel_execution.waiting import woken
 from carrel_execution.worker import Worker
 
@@ -24,6 +25,7 @@ class Leases:
         self,
         queue: Queue,
         worker: Worker,
+        statistics: RunStatistics,
         settings: ExecutionSettings,
         *,
         clock: Callable[[], float],
@@ -32,6 +34,7 @@ class Leases:
     ) -> None:
         self._queue = queue
         self._worker = worker
+        self._statistics = statistics
         self._settings = settings
         self._clock = clock
         self._on_requeued = on_requeued
@@ -76,13 +79,18 @@ class Leases:
             if run.requeued:
                 requeued = True
             elif (outcome := self._ending(run)) is not None:
-                last = events.final(run.run_id, run.agent, self._clock(), outcome)
-                await self._queue.finish(run, outcome, [last.SerializeToString()], only_expired=True)
+                await self._end(run, outcome)
                 ended = True
         if requeued:
             self._on_requeued()
         if ended:
             self._on_ended()
+
+    async def _end(self, run: Expired, outcome: Outcome) -> None:
+        last = events.final(run.run_id, run.agent, self._clock(), outcome)
+        found = await self._queue.finish(run, outcome, [last.SerializeToString()], only_expired=True)
+        if found.ended == "FINISHED":
+            self._statistics.ended(run.tenant_id, run.user_id, run.agent, outcome.state, found.worked_seconds)
 
     def _ending(self, run: Expired) -> Outcome | None:
         if run.cancelling:

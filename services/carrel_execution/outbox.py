@@ -12,7 +12,9 @@ from carrel_chassis.logs import get_logger
 from carrel_execution import events
 from carrel_execution.clients import Contexts, Log, passes
 from carrel_execution.credentials import REFUSALS
+from carrel_execution.domain import Outcome, State
 from carrel_execution.queue import Queue, Sent, Unsent
+from carrel_execution.statistics import RunStatistics
 from carrel_execution.waiting import woken
 
 _INTERVAL_SECONDS = 0.25
@@ -25,8 +27,9 @@ _APPEND_SECONDS = 5.0
 class Outbox:
     """Deletes what is sent, in bulk, and relays what is overdue. To send twice is harmless: the log knows the ids of its events."""
 
-    def __init__(self, queue: Queue, contexts: Contexts, log: Log) -> None:
+    def __init__(self, queue: Queue, contexts: Contexts, log: Log, statistics: RunStatistics) -> None:
         self._queue = queue
+        self._statistics = statistics
         self._contexts = contexts
         self._log = log
         self._sent: dict[tuple[str, str, str], int] = {}
@@ -87,6 +90,13 @@ class Outbox:
                 return
             get_logger().error("outbox.dropped", run_id=last.run_id, reason=error.reason, count=len(rows))
         self.sent(done)
+        self._count(rows)
+
+    def _count(self, rows: Sequence[Unsent]) -> None:
+        """Runs that ended without a worker, by a cancel or a deadline, are counted here: there is nobody else who hears of all of them."""
+        for row in rows:
+            if not row.event:
+                self._statistics.ended(row.tenant_id, row.user_id, row.agent, State(row.state), row.worked_seconds)
 
     async def _append(self, rows: Sequence[Unsent]) -> None:
         run = rows[0]
@@ -111,6 +121,12 @@ class _GrantRefused(Exception):
 
 
 def _event(row: Unsent) -> pb.Event:
-    event = pb.Event.FromString(row.event)
-    event.agent = event.agent or row.agent  # a run that was cancelled while it waited was cancelled by its id alone
-    return event
+    return pb.Event.FromString(row.event) if row.event else final_event(row)
+
+
+def final_event(row: Unsent) -> pb.Event:
+    """The end of a run that no worker held: the run itself says what it was."""
+    if row.finish_time is None:
+        raise ValueError(f"{row.run_id} is not over")
+    outcome = Outcome(State(row.state), reason=row.error_reason, message=row.error_message)
+    return events.final(row.run_id, row.agent, row.finish_time.timestamp(), outcome)

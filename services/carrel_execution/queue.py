@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import TextClause, text
@@ -12,21 +14,36 @@ from carrel_chassis.db.engine import Engine
 from carrel_chassis.db.sessions import database_errors
 from carrel_execution.domain import ClaimedRun, Outcome
 
-CLAIM = text("SELECT * FROM claim_runs(:worker, :count, :lease_seconds, :running_limit)")
+CLAIM = text("SELECT * FROM claim_runs(:worker, :count, :lease_seconds, :running_limit, CAST(:versions AS jsonb))")
 RENEW = text("""
-    UPDATE run SET lease_until = now() + make_interval(secs => :lease_seconds)
-    WHERE state IN ('RUNNING', 'CANCELLING') AND worker = :worker AND run_id = ANY(:run_ids)
-    RETURNING run_id, epoch, cancel_requested, cancel_reason
+    WITH held AS MATERIALIZED (  -- in the order in which steps of the journal lock them
+        SELECT tenant_id, user_id, run_id FROM run
+        WHERE state IN ('RUNNING', 'CANCELLING') AND worker = :worker AND run_id = ANY(:run_ids)
+        ORDER BY tenant_id, user_id, run_id FOR NO KEY UPDATE
+    )
+    UPDATE run SET lease_until = now() + make_interval(secs => :lease_seconds) FROM held
+    WHERE run.tenant_id = held.tenant_id AND run.user_id = held.user_id AND run.run_id = held.run_id
+    RETURNING run.run_id, epoch, cancel_requested, cancel_reason
 """)
 FINISH = text("""
-    SELECT ended, reason, waiting FROM finish_run(:tenant_id, :user_id, :run_id, :epoch, :only_expired, :state,
-        :result_json, :error_reason, :error_message, :events)
+    SELECT ended, reason, waiting, coalesce(position, 0), coalesce(worked_seconds, 0)
+    FROM finish_run(:tenant_id, :user_id, :run_id, :epoch, :only_expired, :state,
+        :result_json, :error_reason, :error_message, :events, :thread_state, :cancel_report)
 """)
+RETRY = text("""
+    SELECT ended, reason, coalesce(position, 0)
+    FROM retry_run(:tenant_id, :user_id, :run_id, :epoch, :delay_seconds, :events)
+""")
+THREAD_STATE = text("""
+    SELECT state_json FROM thread_state WHERE tenant_id = :tenant_id AND user_id = :user_id AND thread_id = :thread_id
+""")
+WAKE_DUE = text("SELECT wake_due_runs(:count)")
+END_OVERDUE = text("SELECT tenant_id, user_id, run_id, agent FROM end_overdue_runs(:count)")
 GIVE_BACK = text("""
     SELECT count(*) FILTER (WHERE requeue_run(tenant_id, user_id, run_id, epoch, false)) FROM (
         SELECT tenant_id, user_id, run_id, epoch FROM run
         WHERE state = 'RUNNING' AND worker = :worker AND run_id = ANY(:run_ids)
-        ORDER BY tenant_id, user_id  -- each of them locks a slot: all lock in this order
+        ORDER BY tenant_id, user_id, run_id  -- each of them locks a slot: all lock in this order
     ) AS held
 """)
 REAP = text("""
@@ -38,14 +55,14 @@ REAP = text("""
         SELECT * FROM (
             SELECT * FROM run WHERE state IN ('RUNNING', 'CANCELLING') AND lease_until < now() ORDER BY lease_until LIMIT 100
         ) AS oldest
-        ORDER BY tenant_id, user_id  -- the order in which the commit counts them for their tenants
+        ORDER BY tenant_id, user_id, run_id  -- the order in which the commit counts them for their tenants
     ) AS expired
 """)
 COUNT_IN = text("""
     UPDATE user_slot SET counted = true
     FROM (
         SELECT tenant_id, user_id FROM tenant_slot AS tenant JOIN user_slot AS slot USING (tenant_id)
-        WHERE (tenant.queued_limit > 0 OR tenant.running_limit > 0) AND slot.queued > 0 AND NOT slot.counted
+        WHERE (tenant.queued_limit > 0 OR tenant.running_limit > 0 OR tenant.weight > 0) AND slot.queued > 0 AND NOT slot.counted
         LIMIT 1000 FOR UPDATE SKIP LOCKED
     ) AS found
     WHERE user_slot.tenant_id = found.tenant_id AND user_slot.user_id = found.user_id
@@ -61,7 +78,10 @@ TAKE_DUE = text("""
         WHERE outbox.tenant_id = due.tenant_id AND outbox.user_id = due.user_id AND outbox.run_id = due.run_id
         RETURNING outbox.*
     )
-    SELECT h.tenant_id, h.user_id, h.run_id, h.position, h.event, run.thread_id, run.agent, run.epoch, run.grant_bytes
+    SELECT h.tenant_id, h.user_id, h.run_id, h.position, h.event, run.thread_id, run.agent, run.epoch, run.grant_bytes,
+           run.state, coalesce(run.error_reason, ''), coalesce(run.error_message, ''), run.finish_time,
+           CASE WHEN run.start_time IS NOT NULL
+               THEN CAST(extract(epoch FROM run.finish_time - run.start_time) - run.waited_seconds AS float8) END AS worked_seconds
     FROM held AS h JOIN run ON run.tenant_id = h.tenant_id AND run.user_id = h.user_id AND run.run_id = h.run_id
     ORDER BY h.tenant_id, h.user_id, h.run_id, h.position
 """)
@@ -86,11 +106,40 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What `finish` found: FINISHED, CANCELLING or STALE; the user's reason to cancel; whether the user has runs waiting."""
+    """What `finish` found."""
 
     ended: str
+    """FINISHED, CANCELLING or STALE."""
     reason: str
+    """The user's, to cancel."""
     waiting: bool
+    """The user has runs that could be claimed now."""
+    position: int
+    """The last event's, in the outbox."""
+    worked_seconds: float
+    """From the first start to the end, without waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What `retry` found."""
+
+    ended: str
+    """RETRIED, CANCELLING or STALE."""
+    reason: str
+    """The user's, to cancel."""
+    position: int
+    """The last event's, in the outbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A run that was ended at its deadline without a worker."""
+
+    tenant_id: str
+    user_id: str
+    run_id: str
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +167,17 @@ class Unsent:
     run_id: str
     position: int
     event: bytes
+    """Empty: the run's end, which no worker has told; the rest of the row says what it was."""
     thread_id: str
     agent: str
     epoch: int
     grant: bytes
+    state: str
+    error_reason: str
+    error_message: str
+    finish_time: datetime | None
+    worked_seconds: float | None
+    """None when it never began, or is not over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +191,15 @@ class Sent:
 
 
 class Queue:
-    """The queue as one worker sees it. Every method is one transaction; UNAVAILABLE without a database."""
+    """The queue as one worker sees it. Every method is one transaction; UNAVAILABLE without a database.
 
-    def __init__(self, engine: Engine, worker: str) -> None:
+    `versions` are those that the worker's agents state, by name: what a run begins with is kept with it.
+    """
+
+    def __init__(self, engine: Engine, worker: str, versions: Mapping[str, str] | None = None) -> None:
         self._engine = engine
         self.worker = worker
+        self._versions = json.dumps(dict(versions or {}))
 
     async def claim(self, count: int, *, lease_seconds: float, running_limit: int) -> list[ClaimedRun]:
         """Takes up to `count` runs, the oldest of each of the users who have waited longest, and none above a tenant's limit."""
@@ -148,6 +208,7 @@ class Queue:
             "worker": self.worker,
             "lease_seconds": lease_seconds,
             "running_limit": running_limit,
+            "versions": self._versions,
         }
         return [ClaimedRun(*row) for row in await self._execute(CLAIM, values)]
 
@@ -157,13 +218,21 @@ class Queue:
         return [Held(*row) for row in await self._execute(RENEW, values)]
 
     async def finish(
-        self, run: ClaimedRun | Expired, outcome: Outcome, events: Sequence[bytes], *, only_expired: bool = False
+        self,
+        run: ClaimedRun | Expired,
+        outcome: Outcome,
+        events: Sequence[bytes],
+        *,
+        only_expired: bool = False,
+        thread_state: str | None = None,
+        cancel_report: str | None = None,
     ) -> Ended:
-        """Ends the run if this attempt holds it, and puts its last events into the outbox, in one commit."""
+        """Ends the run if this attempt holds it, and puts its last events into the outbox, in one commit.
+
+        With it comes what the run leaves in its thread (None: what was there stays) and, of a cancelled one, what its parts came to.
+        """
         values = {
-            "tenant_id": run.tenant_id,
-            "user_id": run.user_id,
-            "run_id": run.run_id,
+            **_key(run),
             "epoch": run.epoch,
             "only_expired": only_expired,
             "state": str(outcome.state),
@@ -171,9 +240,32 @@ class Queue:
             "error_reason": outcome.reason or None,
             "error_message": outcome.message if outcome.reason else None,
             "events": list(events),
+            "thread_state": thread_state,
+            "cancel_report": cancel_report,
         }
         [row] = await self._execute(FINISH, values)
         return Ended(*row)
+
+    async def retry(self, run: ClaimedRun, delay_seconds: float, events: Sequence[bytes]) -> Retried:
+        """Puts a run that has failed back at its place in the queue, for after the delay; `events` are what it has told by then."""
+        values = {**_key(run), "epoch": run.epoch, "delay_seconds": delay_seconds, "events": list(events)}
+        [row] = await self._execute(RETRY, values)
+        return Retried(*row)
+
+    async def thread_state(self, run: ClaimedRun) -> str:
+        """What the runs before have left in the thread, as JSON; "" when they have left nothing."""
+        values = {"tenant_id": run.tenant_id, "user_id": run.user_id, "thread_id": run.thread_id}
+        rows = await self._execute(THREAD_STATE, values)
+        return str(rows[0][0]) if rows else ""
+
+    async def wake_due(self, count: int) -> int:
+        """Takes in the runs of up to `count` users whose time has come; returns how many can be claimed now."""
+        [row] = await self._execute(WAKE_DUE, {"count": count})
+        return int(row[0])
+
+    async def end_overdue(self, count: int) -> list[Overdue]:
+        """Ends up to `count` runs that no worker holds and that are past their deadlines."""
+        return [Overdue(*row) for row in await self._execute(END_OVERDUE, {"count": count})]
 
     async def give_back(self, run_ids: Sequence[str]) -> int:
         """Puts runs of this worker back into the queue; returns how many."""
@@ -207,3 +299,7 @@ class Queue:
         # Each of these is one statement, and so a transaction of its own.
         async with database_errors(), self._engine.connect() as connection:
             return await connection.execute(statement, values)
+
+
+def _key(run: ClaimedRun | Expired) -> dict[str, Any]:
+    return {"tenant_id": run.tenant_id, "user_id": run.user_id, "run_id": run.run_id}

@@ -4,54 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from random import Random
+from typing import Any
 
-from carrel.agent import JSON, Agent, AgentError, RunContext, ToolError
+from carrel.agent import JSON, AgentError, OutcomeUnknown, RunContext, ToolError
 from carrel.api.events.v1 import event_pb2 as pb
-from carrel_execution import events
+from carrel_execution import answers, events, journal
 from carrel_execution.domain import clean, from_json, to_json
-from carrel_execution.factory import InstanceFactory
+from carrel_execution.factory import Instance
+from carrel_execution.journal import Answered, Ask, Mismatch, StepKind, StepRecord, StepState, WaitKind, WaitState
+from carrel_execution.parts import AGENT, STEP, TOOL
+from carrel_execution.thread_state import LiveState
+from carrel_execution.world import ConsentRequired, ReplayedFailure, World
 
 _MAX_TEXT = 8000
+_MAX_PROMPT = 2000
 _MAX_CUSTOM = 64 * 1024
 _MAX_DEPTH = 8
 _MAX_NAME = 128
 
 
-class World(Protocol):
-    """The attempt of the run, as its contexts see it: the way to the tools and to the user."""
-
-    run_id: str
-    thread_id: str
-    factory: InstanceFactory
-    over: bool
-    """The attempt has ended, or is being stopped: nothing that its agents do may reach the world any more."""
-
-    def agent_settings(self) -> Mapping[str, JSON]:
-        """What the operator has set for agents; a copy."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-
-    async def call_tool(self, step_id: str, tool: str, arguments_json: str) -> str:
-        """The JSON result of a tool; raises ToolError."""
-
-    async def emit(self, event: pb.Event) -> None:
-        """Sends an event to the user."""
-
-
 class LiveContext(RunContext):
-    """The context of one agent within an attempt. `path` is its place: "" for the agent of the run, "2" for what its second step
-    called. Steps and messages are counted apart, so that a message more or less moves no step."""
+    """The context of one agent within an attempt. `place` is its own: "" for the agent of the run, "2" for what its second step
+    called. Steps, messages and looks at the clock are counted apart, so that a message more or less moves no step."""
 
-    def __init__(self, world: World, agent: str, path: str = "") -> None:
+    def __init__(self, world: World, agent: str, place: str = "") -> None:
         self.run_id, self.thread_id, self.agent = world.run_id, world.thread_id, agent
         self.settings = world.agent_settings()
+        self.place = place
+        self.random = Random(f"{world.run_id}/{place}")
+        self.state = LiveState(world)
         self._world = world
-        self._path = path
         self._steps = 0
         self._messages = 0
+        self._looks = 0
+        # What a retry tells is new, though it stands at an old place.
+        self._again = f"~{world.journal.before.retry}" if world.journal.before.retry else ""
 
     async def call_tool(self, tool: str, **arguments: JSON) -> JSON:
         await self._check_open()
@@ -61,18 +50,98 @@ class LiveContext(RunContext):
         except ValueError as error:
             raise ToolError("INVALID_ARGUMENT", f"The arguments of {tool} are no JSON: {clean(error, 200)}.") from None
         tool_call_id, name = f"{self.run_id}.{step}", clean(tool, _MAX_NAME)
-        await self._emit(f"{step}.executing", events.tool_executing(tool_call_id, name, arguments_json))
+        await self._world.journal.flush()
+        await self._emit(f"{step}.executing{self._again}", events.tool_executing(tool_call_id, name, arguments_json))
         begin = time.perf_counter()
         done = pb.ToolCompleted(tool_call_id=tool_call_id, tool=name, succeeded=True)
         try:
-            return from_json(await self._world.call_tool(step, tool, arguments_json))
+            return from_json(await self._execute(step, name, arguments_json))
         except ToolError as error:
             done.succeeded, done.error_message = False, clean(error.message, _MAX_TEXT)
             raise
         finally:
             if not self._world.over:
                 done.duration_ms = int((time.perf_counter() - begin) * 1e3)
-                await self._emit(f"{step}.completed", done)
+                await self._emit(f"{step}.completed{self._again}", done)
+
+    async def _execute(self, place: str, tool: str, arguments_json: str) -> str:
+        """In a retry, a call that had failed is made once more, under another key; one that had succeeded is not."""
+        *earlier, last = self._world.journal.before.keys(place)
+        for key in earlier:
+            try:
+                return await self._call(key, tool, arguments_json)
+            except ReplayedFailure:
+                continue
+        return await self._call(last, tool, arguments_json)
+
+    async def _call(self, key: str, tool: str, arguments_json: str) -> str:
+        """Makes the call; where the user must consent first, the run waits for that and then makes it again."""
+        asked = journal.digest(tool, arguments_json)
+        wait = await self._waited(key, WaitKind.APPROVAL, asked, f"the tool {tool}")
+        if wait is not None:
+            await self._tell_of(wait)
+            answers.check_consent(wait, tool)
+        try:
+            with self._world.part(TOOL, tool, key):
+                return await self._world.call_tool(key, tool, arguments_json, wait)
+        except ConsentRequired as required:
+            if wait is not None:
+                message = f"The consent to {tool} is worth nothing any more; ask again in a new run."
+                raise ToolError("APPROVAL_EXPIRED", message) from None
+            await self._world.ask(
+                Ask(
+                    wait_id=journal.wait_id(self.run_id, key),
+                    step_id=key,
+                    kind=WaitKind.APPROVAL,
+                    agent=self.agent,
+                    prompt=clean(required.prompt, _MAX_PROMPT) or f"{self.agent} asks for your consent to call {tool}.",
+                    input_digest=asked,
+                    expire_time=self._world.latest_answer(required.seconds),
+                    tool=tool,
+                    arguments_json=arguments_json,
+                    arguments_digest=required.arguments_digest,
+                )
+            )
+
+    async def wait_for_input(
+        self, prompt: str, schema: Mapping[str, JSON] | None = None, timeout: float | None = None
+    ) -> JSON:
+        await self._check_open()
+        step = self._next_step()
+        prompt, schema_json = clean(prompt, _MAX_PROMPT), answers.checked_schema(schema)
+        asked = journal.digest(prompt, schema_json)
+        wait = await self._waited(step, WaitKind.INPUT, asked, "an answer of its user")
+        if wait is None:
+            await self._world.ask(
+                Ask(
+                    wait_id=journal.wait_id(self.run_id, step),
+                    step_id=step,
+                    kind=WaitKind.INPUT,
+                    agent=self.agent,
+                    prompt=prompt,
+                    input_digest=asked,
+                    expire_time=self._world.latest_answer(timeout),
+                    answer_schema_json=schema_json,
+                )
+            )
+        await self._tell_of(wait)
+        if wait.state is not WaitState.RESOLVED:
+            raise AgentError("WAIT_EXPIRED", f"Nobody has answered in time: {clean(prompt, 200)}")
+        return from_json(wait.answer_json)
+
+    async def _waited(self, key: str, kind: WaitKind, asked: str, what: str) -> Answered | None:
+        """The answer, None when nothing has been asked here yet. While there is no answer it does not return."""
+        try:
+            wait = self._world.journal.before.wait(key, kind, asked, what)
+        except Mismatch as mismatch:
+            await self._world.disagree(self.agent, key, str(mismatch))
+        if wait is not None and wait.state is WaitState.PENDING:
+            await self._world.ask(Ask(wait.wait_id, key, kind, self.agent, "", asked, wait.expire_time))
+        return wait
+
+    async def _tell_of(self, wait: Answered) -> None:
+        """Before the run goes on; whoever answered has sent the same event, under the same id."""
+        await self._world.emit(events.answered(self.run_id, self.agent, self._world.now(), wait))
 
     async def run_agent(self, agent: str, input: Mapping[str, JSON]) -> JSON:
         await self._check_open()
@@ -80,28 +149,111 @@ class LiveContext(RunContext):
         if step.count(".") >= _MAX_DEPTH:
             raise AgentError("TOO_DEEP", f"Agents may call agents {_MAX_DEPTH} deep; do the work of {agent} here.")
         try:
-            handed_on = from_json(to_json(dict(input)))
+            input_json = to_json(dict(input))
         except ValueError as error:
             raise AgentError("INVALID_INPUT", f"The input of {agent} is no JSON: {clean(error, 200)}.") from None
-        with self._world.factory.instance(agent) as instance:
-            return await self._run_below(instance, LiveContext(self._world, agent, step), handed_on)
 
-    async def _run_below(self, instance: Agent, context: LiveContext, input: Mapping[str, JSON]) -> JSON:
+        async def run() -> JSON:
+            with self._world.part(AGENT, agent, step):
+                async with self._world.factory.instance(agent, self._world.memory_limit_mb) as instance:
+                    context = LiveContext(self._world, agent, step)
+                    return await self._run_below(instance, context, from_json(input_json))
+
+        # What is in a sub-agent is journaled itself: its result can wait for the next thing that must be written.
+        return await self._journaled(
+            step, StepKind.AGENT, agent, journal.digest(input_json), run, self._world.journal.hold_back
+        )
+
+    async def _run_below(self, instance: Instance, context: LiveContext, input: Mapping[str, JSON]) -> JSON:
         """Runs a sub-agent; its begin and its end are told, and neither is the end of the run."""
-        step, name = context._path, context.agent
-        await self._emit(f"{step}.started", pb.AgentStarted(parent_agent=self.agent), agent=name)
+        step, name = context.place, context.agent
+        await self._emit(f"{step}.started{self._again}", pb.AgentStarted(parent_agent=self.agent), agent=name)
         try:
-            result = from_json(to_json(await instance.run(context, input)))
+            result = from_json(journal.result_json(f"The agent {name}", await instance.run(context, input)))
         except AgentError as error:
             failure = pb.AgentFailed(reason=clean(error.reason, 64), message=clean(error.message, _MAX_TEXT))
-            await self._emit(f"{step}.failed", failure, agent=name)
+            await self._emit(f"{step}.failed{self._again}", failure, agent=name)
             raise
         except Exception as error:
             failure = pb.AgentFailed(reason="AGENT_CRASHED", message=type(error).__name__)
-            await self._emit(f"{step}.failed", failure, agent=name)
+            await self._emit(f"{step}.failed{self._again}", failure, agent=name)
             raise
-        await self._emit(f"{step}.ended", pb.AgentCompleted(), agent=name)
+        await self._emit(f"{step}.ended{self._again}", pb.AgentCompleted(), agent=name)
         return result
+
+    async def step(self, name: str, function: Callable[[], Awaitable[JSON]], *, at_most_once: bool = False) -> JSON:
+        await self._check_open()
+        step, name = self._next_step(), clean(name, _MAX_NAME)
+
+        async def work() -> JSON:
+            with self._world.part(STEP, name, step):
+                return await function()
+
+        return await self._journaled(
+            step, StepKind.LOCAL, name, "", work, self._world.journal.keep, intent=at_most_once
+        )
+
+    async def _journaled(
+        self,
+        place: str,
+        kind: StepKind,
+        name: str,
+        input_digest: str,
+        work: Callable[[], Awaitable[JSON]],
+        write: Callable[[StepRecord], Awaitable[None]],
+        *,
+        intent: bool = False,
+    ) -> JSON:
+        """Returns what the journal has for the step, or does the work and writes what it came to. With `intent` it is written first
+        that the work begins: then it is never begun twice."""
+        key, found = await self._find(place, kind, name, input_digest)
+        if found is not None:
+            return await self._replayed(found)
+        begin, retry = time.perf_counter(), self._world.journal.before.retry
+
+        def record(state: StepState, **values: str) -> StepRecord:
+            return StepRecord(key, kind, name, input_digest, state, **values, retry=retry, begin=begin)
+
+        await self._world.journal.flush()
+        if intent:
+            await self._world.journal.keep(record(StepState.INTENDED))
+        try:
+            result_json = journal.result_json(f"The step {name}", await work())
+        except AgentError as error:
+            failure = {"error_reason": clean(error.reason, 64), "error_message": clean(error.message, _MAX_TEXT)}
+            await write(record(StepState.FAILED, **failure, error_kind=journal.error_kind(error)))
+            raise
+        await write(record(StepState.SUCCEEDED, result_json=result_json))
+        return from_json(result_json)
+
+    async def _find(self, place: str, kind: StepKind, name: str, input_digest: str) -> tuple[str, StepRecord | None]:
+        try:
+            return self._world.journal.before.find(place, kind, name, input_digest)
+        except Mismatch as mismatch:
+            await self._world.disagree(self.agent, place, str(mismatch))
+
+    async def _replayed(self, found: StepRecord) -> JSON:
+        match found.state:
+            case StepState.SUCCEEDED:
+                return from_json(found.result_json)
+            case StepState.FAILED:
+                raise journal.error_of(found)
+        if found.state is StepState.INTENDED:
+            await self._world.journal.keep(journal.unknown(found))
+        message = f"The step {found.name} was begun and its worker died; look whether it had its effect, then go on."
+        raise OutcomeUnknown("OUTCOME_UNKNOWN", message)
+
+    async def now(self) -> float:
+        await self._check_open()
+        self._looks += 1
+        place = f"{self._prefix}c{self._looks}"
+        key, found = await self._find(place, StepKind.LOCAL, "now", "")
+        if found is not None:
+            return float(from_json(found.result_json))
+        now = self._world.now()
+        seen = StepRecord(key, StepKind.LOCAL, "now", "", StepState.SUCCEEDED, to_json(now), begin=time.perf_counter())
+        await self._world.journal.hold_back(seen)
+        return now
 
     async def thinking(self, text: str) -> None:
         await self._say(pb.AgentThinking(text=clean(text, _MAX_TEXT)))
@@ -121,34 +273,23 @@ class LiveContext(RunContext):
     async def _say(self, payload: Any) -> None:
         await self._check_open()
         self._messages += 1
-        prefix = f"{self._path}." if self._path else ""
-        await self._emit(f"{prefix}m{self._messages}", payload)
+        await self._emit(f"{self._prefix}m{self._messages}{self._again}", payload)
 
     async def _emit(self, place: str, payload: Any, *, agent: str = "") -> None:
-        type = TYPES[payload.__class__]
-        await self._world.emit(
-            events.event(f"{self.run_id}.{place}", type, agent or self.agent, self._world.now(), payload)
-        )
+        type = events.TYPES[payload.__class__]
+        event = events.event(f"{self.run_id}.{place}", type, agent or self.agent, self._world.now(), payload)
+        await self._world.emit(event)
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.place}." if self.place else ""
 
     def _next_step(self) -> str:
         self._steps += 1
-        return f"{self._path}.{self._steps}" if self._path else str(self._steps)
+        return f"{self._prefix}{self._steps}"
 
     async def _check_open(self) -> None:
         """Keeps an agent that does not stop when it is told to from doing anything more."""
         if self._world.over:
             await asyncio.sleep(0.05)  # an agent that tries again and again must not take the loop from the others
             raise asyncio.CancelledError("the run is over")
-
-
-TYPES: Mapping[type, str] = {
-    pb.AgentStarted: "agent_started",
-    pb.AgentThinking: "agent_thinking",
-    pb.ToolExecuting: "tool_executing",
-    pb.ToolCompleted: "tool_completed",
-    pb.AgentCompleted: "agent_completed",
-    pb.AgentFailed: "agent_failed",
-    pb.ProgressUpdate: "progress_update",
-    pb.Custom: "custom",
-}
-"""The type of an event by its payload."""

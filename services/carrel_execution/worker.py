@@ -8,9 +8,33 @@ from collections.abc import Iterable
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.logs import get_logger
 from carrel_execution.attempt import Attempt, Stop, Workshop
+from carrel_execution.clients import Credential
 from carrel_execution.domain import ClaimedRun
 from carrel_execution.queue import Held
 from carrel_execution.waiting import woken
+
+
+class Place:
+    """Room for one run that is being accepted. Either the run begins in it, or it is free again at the end of the block.
+
+    When the block ends in an error, nobody knows whether the run was accepted: if it was, it goes back into the queue.
+    """
+
+    def __init__(self, worker: Worker, run_id: str) -> None:
+        self._worker = worker
+        self._run_id = run_id
+        self.begun = False
+
+    def begin(self, run: ClaimedRun, credential: asyncio.Future[Credential] | None = None) -> None:
+        """The run is this worker's, as attempt 1; `credential` is its context, on its way."""
+        self.begun = True
+        self._worker.begin(run, credential)
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._worker.leave(None if self.begun or error is None else self._run_id)
 
 
 class Worker:
@@ -23,13 +47,54 @@ class Worker:
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._draining = False
+        self._places = 0
+        self._line_is_empty = False
+        self._doubtful: set[asyncio.Task[None]] = set()
         # Held from a claim to its attempts: a drain waits for it, or runs that were just taken would be nobody's.
         self._claiming = asyncio.Lock()
 
     @property
     def has_room(self) -> bool:
         """Whether another run could begin here now."""
-        return not self._draining and len(self.attempts) < self._workshop.settings.worker_capacity
+        return not self._draining and self._room > 0
+
+    @property
+    def _room(self) -> int:
+        return self._workshop.settings.worker_capacity - len(self.attempts) - self._places
+
+    def place(self, run_id: str) -> Place | None:
+        """Room for a run that need not wait in the line: None when there is none here, or when others may be waiting in it."""
+        if not self.has_room or not self._line_is_empty or self._news.is_set():
+            return None
+        self._places += 1
+        return Place(self, run_id)
+
+    def leave(self, doubtful_run_id: str | None) -> None:
+        """A place is free again, but for the attempt that has begun in it."""
+        self._places -= 1
+        if doubtful_run_id is not None:
+            task = asyncio.create_task(self._give_back(doubtful_run_id))
+            self._doubtful.add(task)
+            task.add_done_callback(self._doubtful.discard)
+
+    async def _give_back(self, run_id: str) -> None:
+        try:
+            if await self._workshop.queue.give_back([run_id]):
+                self.wake()
+        except CarrelError as error:
+            # Its lease runs out, as that of a lost worker.
+            get_logger().warning("run.left_to_its_lease", run_id=run_id, reason=error.reason)
+
+    @property
+    def name(self) -> str:
+        """By which the leases of its runs are held."""
+        return self._workshop.queue.worker
+
+    def fetch_credential(self, grant: bytes, run_id: str, thread_id: str, agent: str) -> asyncio.Future[Credential]:
+        """Begins to fetch the context of a run's first attempt."""
+        task = asyncio.create_task(self._workshop.contexts.for_attempt(grant, run_id, thread_id, agent, 1))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may come to ask for it
+        return task
 
     def wake(self) -> None:
         """There may be something in the queue."""
@@ -72,18 +137,21 @@ class Worker:
         """Takes what there is room for; true when there is more to take."""
         settings = self._workshop.settings
         async with self._claiming:
-            room = settings.worker_capacity - len(self.attempts)
+            room = self._room
             if room <= 0 or self._draining:
                 return False
             claimed = await self._workshop.queue.claim(
                 room, lease_seconds=settings.lease_seconds, running_limit=settings.running_runs_per_user
             )
             for run in claimed:
-                self._begin(run)
-        return bool(claimed) and (len(claimed) == room or any(run.more for run in claimed))
+                self.begin(run)
+        more = bool(claimed) and (len(claimed) == room or any(run.more for run in claimed))
+        self._line_is_empty = not more
+        return more
 
-    def _begin(self, run: ClaimedRun) -> None:
-        attempt = Attempt(run, self._workshop)
+    def begin(self, run: ClaimedRun, credential: asyncio.Future[Credential] | None = None) -> None:
+        """Works on a run that this worker has taken."""
+        attempt = Attempt(run, self._workshop, credential)
         self.attempts[run.key] = attempt
         task = asyncio.create_task(attempt.work())
         self._tasks[run.key] = task
@@ -91,6 +159,8 @@ class Worker:
 
     def _ended(self, attempt: Attempt, task: asyncio.Task[None]) -> None:
         was_full = not self.has_room
+        if was_full:
+            self._line_is_empty = False  # nobody has looked while there was no room
         del self.attempts[attempt.run.key], self._tasks[attempt.run.key]
         if not task.cancelled() and (error := task.exception()) is not None:
             # The lease runs out and another attempt follows; nothing is lost but time.
@@ -103,6 +173,8 @@ class Worker:
         self._draining = True
         async with self._claiming:
             pass
+        if self._doubtful:
+            await asyncio.wait(self._doubtful, timeout=1.0)
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=seconds)
         left = dict(self._tasks)

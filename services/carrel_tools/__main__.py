@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
+from carrel.api.tools.v1.policy_service_pb2_grpc import add_ToolPolicyServiceServicer_to_server
 from carrel.api.tools.v1.tool_service_pb2_grpc import (
     add_CorpusServiceServicer_to_server,
     add_ToolServiceServicer_to_server,
 )
 from carrel_chassis.bus import open_bus
-from carrel_chassis.db.open import user_sessions
+from carrel_chassis.db.open import cross_user_database, user_sessions
+from carrel_chassis.db.tenants import TenantDatabase
 from carrel_chassis.ids import new_id
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
+from carrel_chassis.sandbox.level import probe
 from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
+from carrel_tools.admission import Admission
+from carrel_tools.audit import Audit
 from carrel_tools.corpora import CorpusLimits, CorpusOperations
-from carrel_tools.corpus_files import CorpusFiles
+from carrel_tools.corpus_check import CorpusCheck
+from carrel_tools.corpus_servicer import CorpusServicer
+from carrel_tools.corpus_store import open_store
 from carrel_tools.desk import Desks
+from carrel_tools.keyring import KeyRing
 from carrel_tools.limits import Slots, Turns
+from carrel_tools.pace import Pace
+from carrel_tools.policies import Policies, changes_in, followed_policies
+from carrel_tools.policy_admin import PolicyOperations
+from carrel_tools.policy_servicer import ToolPolicyServicer
+from carrel_tools.retention import LedgerRetention
 from carrel_tools.sandbox.sandbox import Sandbox
-from carrel_tools.servicer import CorpusServicer, ToolServicer
+from carrel_tools.servicer import ToolServicer
 from carrel_tools.settings import ToolsSettings
 from carrel_tools.tool_calls import ToolCallOperations
-from carrel_tools.tool_system import load_classes
+from carrel_tools.tool_sources import sandboxed_modules
+from carrel_tools.tool_system import BUILT_IN, load_classes
+from carrel_tools.web import Web, allowed_hosts
 
 
 async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
@@ -31,28 +47,48 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         trust = Trust(settings, "tool-dispatch")
         classes = load_classes(settings.tool_modules)
-        files = CorpusFiles(settings.corpus_dir)
-        files.open()
+        providers = (classes,)
+        store = open_store(settings.corpus_dir, settings.corpus_store)
         keys = await stack.enter_async_context(fetched_keys(trust, settings.context_address))
         bus = await stack.enter_async_context(open_bus(settings.nats_url.get_secret_value()))
         revocations = await stack.enter_async_context(fetched_revocations(trust, settings, bus))
         sessions = await stack.enter_async_context(user_sessions(settings))
-        sandbox = Sandbox(Turns(settings.sql_processes, settings.user_sql_processes), settings.sql_memory_mb)
+        keeper = await stack.enter_async_context(cross_user_database(settings.keeper_database_url.get_secret_value()))
+        tenants = TenantDatabase(
+            await stack.enter_async_context(cross_user_database(settings.admin_database_url.get_secret_value()))
+        )
+        policies = Policies(changes_in(keeper), BUILT_IN, time.monotonic, settings.policy_stale_seconds)
+        await stack.enter_async_context(followed_policies(policies, settings.policy_poll_seconds, bus))
+        retention = LedgerRetention(keeper, settings.ledger_keep_days * 24 * 3600.0)
+        stack.callback(asyncio.create_task(retention.keep_clean(settings.ledger_clean_seconds)).cancel)
+        turns = Turns(settings.sql_processes, settings.user_sql_processes)
+        standing = await asyncio.to_thread(probe)
+        sandbox = Sandbox(turns, standing, settings.sql_memory_mb, sandboxed_modules(classes))
         stack.push_async_callback(sandbox.close)
         await sandbox.start()
         limits = CorpusLimits(settings.corpus_max_bytes, settings.corpus_user_bytes, settings.corpus_user_count)
-        corpora = CorpusOperations(sessions, files, sandbox, limits, Slots("uploads", settings.user_uploads))
+        check = CorpusCheck(sandbox)
+        key_ring = KeyRing(settings.read_corpus_keys())
+        uploads = Slots("uploads", settings.user_uploads)
+        corpora = CorpusOperations(sessions, store, key_ring, check, limits, uploads)
+        web = Web(allowed_hosts(settings.http_hosts, settings.http_private_hosts), settings.http_max_bytes)
         calls = ToolCallOperations(
             sessions,
-            classes,
-            Desks(corpora, files, sandbox),
+            Admission(sessions, policies, providers, approval_seconds=settings.approval_seconds),
+            Desks(corpora, check, sandbox, web),
             Slots("tool_calls", settings.user_tool_calls),
+            Pace(keeper),
             holder=new_id("process"),
             deadline_seconds=settings.tool_deadline_seconds,
         )
-        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations)
+        server = RpcServer(settings, trust.authenticator(keys, revocations), revocations, trust.server_credentials())
         server.register(add_ToolServiceServicer_to_server, ToolServicer(calls))
         server.register(add_CorpusServiceServicer_to_server, CorpusServicer(corpora))
+        context = trust.peer("context", settings.context_address)
+        stack.push_async_callback(context.close)
+        policy_operations = PolicyOperations(tenants, policies, providers, bus)
+        policy_servicer = ToolPolicyServicer(policy_operations, Audit(sessions, tenants), context)
+        server.register(add_ToolPolicyServiceServicer_to_server, policy_servicer)
         await server.start()
         stack.push_async_callback(server.stop)
         await stop.wait()

@@ -30,6 +30,16 @@ class Outcome(Enum):
     FAILED = "FAILED"
     UNKNOWN = "UNKNOWN"
     DENIED = "DENIED"
+    REPEATED = "REPEATED"
+    """No call of its own: a later attempt was allowed to take over an intent that had died."""
+
+
+class Repeat(Enum):
+    """What may be done about an intent without a result."""
+
+    IDEMPOTENT = "run it again"
+    AT_MOST_ONCE = "nothing: whether the effect happened is unknown"
+    VERIFY = "ask the tool whether the effect happened, and run it if not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,17 @@ class Step:
     attempt: int
     tool: str
     arguments_sha256: str
-    idempotent: bool
+    repeat: Repeat
+    rule: str
+    """By which rule of the policy it was decided, and of which version."""
+    policy_version: str
+    approval_id: str = ""
+    """The consent that came with it."""
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether running it twice does no harm."""
+        return self.repeat is Repeat.IDEMPOTENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +85,8 @@ class Begun:
     tool: str = ""
     arguments_sha256: str = ""
     ending: Ending = Ending(Outcome.INTENDED)
+    taken_over: bool = False
+    """The intent was that of a call which died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +113,20 @@ class Corpus:
     size_bytes: int
     sha256: str
     columns: tuple[str, ...]
+    types: tuple[str, ...]
+    """Of the columns, as SQL names them."""
     create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file on its way, of which so much is kept."""
+
+    upload_id: str
+    corpus_id: str
+    name: str
+    media_type: str
+    received_bytes: int = 0
 
 
 def replay(begun: Begun, step: Step) -> str:
@@ -103,9 +138,14 @@ def replay(begun: Begun, step: Step) -> str:
             Kind.RACED,
             "STEP_REUSED",
             f"The step {step.step_id} came before with another tool or other arguments; give each call a step of its own.",
-            metadata={"step_id": step.step_id},
+            metadata={"step_id": step.step_id, "tool": begun.tool},
         )
-    return result_of(begun.ending, step)
+    try:
+        return result_of(begun.ending, step)
+    except CarrelError as error:
+        if begun.ending.outcome is not Outcome.INTENDED:
+            error.metadata["replayed"] = "true"
+        raise
 
 
 def result_of(ending: Ending, step: Step) -> str:
@@ -161,6 +201,16 @@ def tool_not_found(name: str) -> CarrelError:
     """The one answer for a tool that does not exist and for one that does not exist for the caller."""
     shown = name if is_tool_name(name) else "of this name"
     return CarrelError(Kind.NOT_FOUND, "TOOL_NOT_FOUND", f"There is no tool {shown}; ListTools names those there are.")
+
+
+def tool_call_denied(name: str) -> CarrelError:
+    """The tool exists for the caller, but not for these arguments."""
+    return CarrelError(
+        Kind.DENIED,
+        "TOOL_CALL_DENIED",
+        f"Your tenant does not allow {name} to be called with these arguments; ask its administrator.",
+        metadata={"tool": name},
+    )
 
 
 def corpus_not_found(name: str) -> CarrelError:
@@ -245,19 +295,19 @@ NEWEST = ("infinity", "")
 """The position before the newest tool call."""
 
 
-def call_position(last: ToolCall, run_id: str) -> str:
-    """The token of the page after this call; `run_id` is the filter of the list."""
-    return page_token("tool_calls", run_id, last.create_time.isoformat(), last.tool_call_id)
+def position(kind: str, of: str, create_time: datetime, tool_call_id: str) -> str:
+    """The token of the page after this line of the ledger, for the list of this kind with the filter `of`."""
+    return page_token(kind, of, create_time.isoformat(), tool_call_id)
 
 
-def read_call_position(token: str, run_id: str) -> tuple[str, str]:
+def read_position(token: str, kind: str, of: str) -> tuple[str, str]:
     """(create_time in ISO, tool_call_id) after which the page begins; raises CURSOR_INVALID."""
-    of_run, create_time, tool_call_id = read_page_token(token, "tool_calls", 3)
+    found, create_time, tool_call_id = read_page_token(token, kind, 3)
     try:
         datetime.fromisoformat(create_time)
     except ValueError:
-        of_run = ""
-    if of_run != run_id or not tool_call_id:
+        raise _cursor_invalid() from None
+    if found != of or not tool_call_id:
         raise _cursor_invalid()
     return create_time, tool_call_id
 

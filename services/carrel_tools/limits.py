@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from carrel_chassis.errors import CarrelError, Kind
 
 Owner = tuple[str, str]
-_MINUTE_SECONDS = 60.0
-_MOST_REMEMBERED = 10_000
 
 
 class Slots:
@@ -40,39 +38,6 @@ class Slots:
             self._taken[owner] -= 1
             if not self._taken[owner]:
                 del self._taken[owner]
-
-
-class Pace:
-    """So many in a minute, of whoever it is; one more is refused, with the time after which there is room again."""
-
-    def __init__(self, limit: str, clock: Callable[[], float]) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._begun: dict[Hashable, deque[float]] = {}
-
-    def take(self, who: Hashable, most: int) -> None:
-        """Counts one; raises LIMIT_EXCEEDED beyond `most`, 0 for as many as they like."""
-        if not most:
-            return
-        now = self._clock()
-        begun = self._begun.setdefault(who, deque())
-        while begun and begun[0] <= now - _MINUTE_SECONDS:
-            begun.popleft()
-        if len(begun) >= most:
-            raise CarrelError(
-                Kind.OVER_LIMIT,
-                "LIMIT_EXCEEDED",
-                f"You have begun {most} of these within a minute ({self._limit}), as many as may; try again later.",
-                metadata={"limit": self._limit, "value": str(most)},
-                retry_seconds=begun[0] + _MINUTE_SECONDS - now,
-            )
-        begun.append(now)
-        if len(self._begun) > _MOST_REMEMBERED:
-            self._forget(now)
-
-    def _forget(self, now: float) -> None:
-        for who in [who for who, begun in self._begun.items() if begun[-1] <= now - _MINUTE_SECONDS]:
-            del self._begun[who]
 
 
 class Turns:

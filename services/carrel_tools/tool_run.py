@@ -29,6 +29,22 @@ async def run_tool(tool: Tool, arguments: Mapping[str, JSON], desk: Desk, limit_
         )
 
 
+async def probe_tool(
+    tool: Tool, arguments: Mapping[str, JSON], desk: Desk, limit_seconds: float | None
+) -> Ending | None:
+    """What a call that died came to, by the tool's own look; None when it had no effect and may run."""
+    try:
+        async with asyncio.timeout(limit_seconds):
+            found = await tool.probe(arguments, desk)
+        if found.happened is None:
+            return Ending(Outcome.UNKNOWN)
+        return Ending(Outcome.SUCCEEDED, result_json=_result_json(found.result)) if found.happened else None
+    except Exception:
+        # It could not tell: then nobody knows, and the step is not run a second time.
+        get_logger().exception("tool.probe_failed", tool=tool.name)
+        return Ending(Outcome.UNKNOWN)
+
+
 def _too_late(tool: Tool, limit_seconds: float | None) -> Ending:
     if not tool.idempotent:
         return Ending(Outcome.UNKNOWN)

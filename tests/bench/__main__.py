@@ -15,7 +15,23 @@ from tests.bench.report import OUTPUT, Figure, print_table, write_json
 # The generator starts servers while it has channels open; gRPC would remark on each of them.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-PARTS = ("context", "chain", "issue", "run", "revocation", "events", "events_idle", "events_scale", "gateway")
+PARTS = (
+    "context",
+    "chain",
+    "issue",
+    "run",
+    "claims",
+    "engine",
+    "noisy",
+    "recovery",
+    "memory",
+    "revocation",
+    "tools",
+    "events",
+    "events_idle",
+    "events_scale",
+    "gateway",
+)
 """The modules beside this one; each has `async def measure() -> list[Figure]`."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -14,6 +15,8 @@ from carrel.api.context.v1.user_context_pb2 import ResourceLimits, SignedUserCon
 from carrel_chassis.identity import MAX_DEPTH, UserContext
 from carrel_chassis.signing import decode_context
 from tests.support.expect import refused
+from tests.support.forge import forgeries, genuine_signer, raw
+from tests.support.revoking import SESSION, revoke
 from tests.support.system import Person, System
 
 
@@ -36,13 +39,34 @@ def read(signed: bytes) -> UserContext:
     return decode_context(SignedUserContext.FromString(signed).context)
 
 
-async def test_of_a_scheduled_job_the_schedule_is_the_session(system: System, ada: Person) -> None:
-    job = pb.ScheduledJob(tenant_id=ada.tenant_id, user_id=ada.user_id, schedule_id="schedule-1")
-    user = await issue(system, "agent-execution", scheduled_job=job)
-    assert (user.owner, user.session_id) == (ada.context.owner, "schedule-1")
-    with refused(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"):
-        job.user_id = "nobody-we-know"  # who is not known has scheduled nothing
+def job_of(signed: bytes) -> pb.ScheduledJob:
+    return pb.ScheduledJob(grant=SignedUserContext.FromString(signed))
+
+
+async def test_a_scheduled_job_is_of_the_session_it_was_made_in_and_can_do_no_more(system: System, ada: Person) -> None:
+    made_with = await exchange(system, ada.signed_context, scopes=["runs.start", "runs.read"], thread_id="thread-1")
+    user = await issue(system, "agent-execution", scheduled_job=job_of(made_with))
+    assert (user.owner, user.session_id, user.thread_id) == (ada.context.owner, ada.context.session_id, "thread-1")
+    assert user.scopes == {"runs.start", "runs.read"} and user.parent_context_id == read(made_with).context_id
+
+
+async def test_of_an_old_schedule_the_job_still_gets_a_context_until_its_user_is_revoked(
+    system: System, ada: Person
+) -> None:
+    signer = await genuine_signer(system)
+    year_old = replace(ada.context, issue_time=ada.context.issue_time - 4e7, expire_time=ada.context.expire_time - 4e7)
+    job = job_of(raw(signer.sign(year_old)))
+    assert (await issue(system, "agent-execution", scheduled_job=job)).expire_time > ada.context.issue_time
+    await revoke(system, ada, SESSION, ada.context.session_id)
+    with refused(grpc.StatusCode.UNAUTHENTICATED, "CONTEXT_REVOKED"):
         await issue(system, "agent-execution", scheduled_job=job)
+
+
+@pytest.mark.parametrize("name", ["another user's name", "another context's signature", "forged key", "unknown key"])
+async def test_nobody_gets_a_job_from_a_forged_grant(system: System, ada: Person, name: str) -> None:
+    forged, reason = forgeries(await genuine_signer(system), ada)[name]
+    with refused(grpc.StatusCode.UNAUTHENTICATED, reason):
+        await issue(system, "agent-execution", scheduled_job=job_of(forged))
 
 
 async def test_a_service_is_a_user_of_its_own_in_one_tenant(system: System, ada: Person) -> None:
@@ -57,7 +81,7 @@ async def test_only_the_gateway_asks_for_people(system: System, ada: Person, ask
         with refused(grpc.StatusCode.PERMISSION_DENIED, "SERVICE_NOT_ALLOWED"):
             await issue(system, asker, **principal)
     with refused(grpc.StatusCode.PERMISSION_DENIED, "SERVICE_NOT_ALLOWED"):
-        await issue(system, "gateway", scheduled_job=pb.ScheduledJob(tenant_id="t-1", user_id="u-1", schedule_id="s-1"))
+        await issue(system, "gateway", scheduled_job=job_of(ada.signed_context))
 
 
 async def test_a_child_is_narrower_and_names_its_parent(system: System, ada: Person) -> None:

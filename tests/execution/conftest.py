@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest_asyncio
 from sqlalchemy import text
@@ -16,11 +17,23 @@ from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import new_id
 from carrel_chassis.stack import Stack, StackSettings
-from carrel_execution.domain import FullQueue, QueueLimits, Run, StartRequest
-from carrel_execution.queue import Queue
+from carrel_execution.domain import ClaimedRun, Outcome, Run
+from carrel_execution.queue import Expired, Queue
 from carrel_execution.repository import Runs
+from carrel_execution.start import Accepted, Offer, QueueLimits, Refusal, ServiceRules, StartRequest
+from tests.support.system import System, test_settings
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+RULES = ServiceRules(running=4, lease_seconds=30.0, disconnect_seconds=10.0, breaker_failures=5, breaker_seconds=30.0)
+ACCEPT_VALUES = {
+    **dict.fromkeys(("earliest_start_time", "deadline", "timeout_seconds", "follow_seconds"), None),
+    **dict.fromkeys(("repeats_run_id", "schedule_id", "worker"), None),
+    **{"own_thread": True, "busy_thread": "ENQUEUE", "priority": 0, "on_disconnect": "CONTINUE", "agent_version": ""},
+    **{"queued_limit": 9, "running_limit": 0, "weight": 1, "default_running_limit": 4, "lease_seconds": 30.0},
+    **{"tenant_queued_limit": 0, "tenant_running_limit": 0, "tenant_weight": 0, "limit_time": NOW},
+    **{"breaker_failures": 5, "breaker_seconds": 30.0},
+}
+"""Values of the statement ACCEPT beside the run's own."""
 
 
 @dataclass
@@ -39,18 +52,35 @@ class Desk:
         running_limit: int = 0,
         tenant_limits: tuple[int, int] = (0, 0),
         limit_time: datetime = NOW,
+        weight: int = 1,
+        tenant_weight: int = 0,
+        **wishes: Any,
     ) -> Run | None:
-        """The run, or None when a queue is full. `tenant_limits` are those on queued and running runs."""
-        accepted = await self.try_accept(request_id, QueueLimits(limit, running_limit, *tenant_limits, limit_time))
-        return None if isinstance(accepted, FullQueue) else accepted
+        """The run, or None when it is refused. `tenant_limits` are those on queued and running runs; `wishes` are of StartRequest."""
+        limits = QueueLimits(limit, running_limit, *tenant_limits, limit_time, weight, tenant_weight)
+        accepted = await self.try_accept(request_id, limits, **wishes)
+        return None if isinstance(accepted, Refusal) else accepted.run
 
-    async def try_accept(self, request_id: str, limits: QueueLimits) -> Run | FullQueue:
-        request = StartRequest(request_id or new_id("request"), "echo", "{}", "")
+    async def start(self, **wishes: Any) -> Run:
+        """A run of which it is known that it is accepted."""
+        run = await self.accept(**wishes)
+        assert run is not None
+        return run
+
+    async def try_accept(
+        self,
+        request_id: str,
+        limits: QueueLimits,
+        *,
+        offer: Offer | None = None,
+        rules: ServiceRules = RULES,
+        **wishes: Any,
+    ) -> Accepted | Refusal:
+        request = StartRequest(request_id or new_id("request"), "echo", "{}", **wishes)
         async with self.sessions.open(self.user, new_id("call")) as connection:
-            accepted = await Runs(connection, self.user).accept(
-                request, new_id("run"), "thread-7", grant=b"grant", event=b"queued", limits=limits
+            return await Runs(connection, self.user).accept(
+                request, new_id("run"), grant=b"grant", event=b"queued", limits=limits, rules=rules, offer=offer
             )
-        return accepted if isinstance(accepted, FullQueue) else accepted[0]
 
     async def get(self, run_id: str) -> Run | None:
         async with self.sessions.open(self.user, new_id("call")) as connection:
@@ -58,7 +88,8 @@ class Desk:
 
     async def cancel(self, run_id: str) -> Run | None:
         async with self.sessions.open(self.user, new_id("call")) as connection:
-            return await Runs(connection, self.user).cancel(run_id, "enough", b"cancelled")
+            found = await Runs(connection, self.user).cancel(run_id, "enough")
+        return found[0] if found else None
 
     async def counters(self) -> tuple[int, int]:
         """Running and queued, as the slot says; asserts that it says what the runs say."""
@@ -67,6 +98,13 @@ class Desk:
             slot = (await connection.execute(_SLOT, values)).one()
             assert tuple(slot) == tuple((await connection.execute(_COUNT, values)).one())
             return (slot.running, slot.queued)
+
+    async def ready(self) -> int:
+        """How many of the queued runs could be claimed now, as the slot says; `counters` asserts that the runs say so too."""
+        values = {"tenant_id": self.user.tenant_id, "user_id": self.user.user_id}
+        await self.counters()
+        async with self.runner.begin() as connection:
+            return int((await connection.execute(_SLOT, values)).one().ready)
 
     async def tenant_counters(self) -> tuple[int, int]:
         """What the tenant's slot says is queued, and what the runs say is running; asserts that the first says what the runs say."""
@@ -91,16 +129,36 @@ class Desk:
         async with self.runner.begin() as connection:
             return [tuple(row) for row in await connection.execute(_OUTBOX, values)]
 
+    async def end(self, run: Run, outcome: Outcome) -> str:
+        """Ends a run of this user as its worker does; returns what came of it."""
+        held = Expired(*self.user.owner, run.run_id, run.agent, run.epoch, False, "", False, False)
+        return (await self.worker().finish(held, outcome, [b"final"])).ended
+
+    async def release(self, run: ClaimedRun) -> bool:
+        """Lets a run wait for its user, as what parks it does."""
+        values = {"tenant_id": run.tenant_id, "user_id": run.user_id, "run_id": run.run_id, "epoch": run.epoch}
+        async with self.runner.begin() as connection:
+            return bool((await connection.execute(_RELEASE, values)).scalar_one())
+
+    async def go_on(self, run_id: str) -> bool:
+        """Puts a waiting run of this user back into the queue, as an answer does."""
+        values = {"tenant_id": self.user.tenant_id, "user_id": self.user.user_id, "run_id": run_id}
+        async with self.sessions.open(self.user, new_id("call")) as connection:
+            return bool((await connection.execute(_GO_ON, values)).scalar_one())
+
     def worker(self, name: str = "") -> Queue:
         return Queue(self.runner, name or new_id("worker"))
 
 
 _OWNER = "tenant_id = :tenant_id AND user_id = :user_id"
-_SLOT = text(f"SELECT running, queued FROM user_slot WHERE {_OWNER}")
+_SLOT = text(f"SELECT running, queued, ready FROM user_slot WHERE {_OWNER}")
 _COUNT = text(f"""
-    SELECT count(*) FILTER (WHERE state IN ('RUNNING', 'CANCELLING')), count(*) FILTER (WHERE state = 'QUEUED')
+    SELECT count(*) FILTER (WHERE state IN ('RUNNING', 'CANCELLING')), count(*) FILTER (WHERE state = 'QUEUED'),
+        count(*) FILTER (WHERE ready)
     FROM run WHERE {_OWNER}
 """)
+_RELEASE = text("SELECT release_run(:tenant_id, :user_id, :run_id, :epoch)")
+_GO_ON = text("SELECT requeue_waiting(:tenant_id, :user_id, :run_id)")
 _TENANT = text("""
     SELECT (SELECT queued FROM tenant_slot WHERE tenant_id = :tenant_id) AS counted,
            count(*) FILTER (WHERE state = 'QUEUED') AS queued, count(*) FILTER (WHERE state IN ('RUNNING', 'CANCELLING')) AS running
@@ -144,9 +202,12 @@ async def desk(engines: tuple[UserSessions, Engine]) -> AsyncIterator[Desk]:
     yield desk
     async with desk.runner.begin() as connection:
         await connection.execute(
-            text("UPDATE run SET state = 'DEAD', worker = NULL, lease_until = NULL, finish_time = now()")
+            text("""
+                UPDATE run SET state = 'DEAD', ready = false, due_time = NULL, wait_time = NULL, worker = NULL, lease_until = NULL,
+                    finish_time = now()
+            """)
         )
-        await connection.execute(text("UPDATE user_slot SET running = 0, queued = 0, counted = false"))
+        await connection.execute(text("UPDATE user_slot SET running = 0, queued = 0, ready = 0, counted = false"))
         await connection.execute(text("DELETE FROM outbox"))
 
 
@@ -154,3 +215,25 @@ async def desk(engines: tuple[UserSessions, Engine]) -> AsyncIterator[Desk]:
 async def other(desk: Desk) -> Desk:
     """Another user at the same tables."""
     return Desk(desk.sessions, desk.runner, new_user())
+
+
+@pytest_asyncio.fixture(scope="session")
+async def mortal(tmp_path_factory) -> AsyncIterator[System]:
+    """A system whose execution process is killed, and replaced within seconds."""
+    environment = {
+        "CARREL_LEASE_SECONDS": "1.5",
+        "CARREL_CANCEL_SECONDS": "0.5",
+        "CARREL_POLL_SECONDS": "0.2",
+        "CARREL_DRAIN_SECONDS": "0.2",
+        "CARREL_EVENTS_PER_RUN": "2000",
+    }
+    settings = test_settings(
+        tmp_path_factory.mktemp("mortal") / "data",
+        only=("context", "execution", "tools", "events"),
+        service_environment=environment,
+    )
+    async with Stack(settings) as stack:
+        await stack.ready(60)
+        system = System(stack)
+        yield system
+        await system.close()

@@ -13,9 +13,10 @@ from carrel.agent import JSON, Agent
 from carrel.api.events.v1 import event_pb2 as pb
 from carrel_chassis.errors import CarrelError
 from carrel_execution import domain, events
-from carrel_execution.domain import ListRequest, Outcome, Run, StartRequest, State
+from carrel_execution.domain import ListRequest, Outcome, Run, State
 from carrel_execution.factory import InstanceFactory
 from carrel_execution.registry import AgentRegistry, load_registry
+from carrel_execution.start import StartRequest, check_input
 
 RUN = Run("run-7", "thread-7", "echo", State.QUEUED, 0, "{}", "", "", "", "", datetime.now(UTC), None, None)
 
@@ -29,7 +30,7 @@ def test_five_states_are_final() -> None:
 )
 def test_an_input_that_is_no_small_json_object_is_refused(text: str) -> None:
     with pytest.raises(CarrelError) as raised:
-        domain.check_input(text)
+        check_input(text)
     assert raised.value.fields.keys() == {"input_json"}
 
 

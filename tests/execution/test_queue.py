@@ -13,7 +13,7 @@ from carrel_execution import domain, repository
 from carrel_execution.domain import ClaimedRun, ListRequest, State
 from carrel_execution.queue import Queue, Sent
 from carrel_execution.repository import OWN, Runs
-from tests.execution.conftest import NOW, Desk
+from tests.execution.conftest import ACCEPT_VALUES, Desk
 from tests.support.expect import eventually
 
 DONE = domain.succeeded({"done": True})
@@ -208,16 +208,8 @@ async def test_without_its_filter_a_statement_still_finds_only_own_rows(desk: De
         **dict.fromkeys(("thread_id", "agent", "request_id", "input_json", "reason"), "x"),
         **dict.fromkeys(("request_digest", "grant_bytes", "event"), b"x"),
         **{"tenant_id": other.user.tenant_id, "user_id": other.user.user_id},
-        **{
-            "queued_limit": 9,
-            "running_limit": 0,
-            "tenant_queued_limit": 0,
-            "tenant_running_limit": 0,
-            "limit_time": NOW,
-            "page_size": 9,
-            "states": [],
-            "create_time": domain.START.create_time,
-        },
+        **ACCEPT_VALUES,
+        **{"page_size": 9, "states": [], "create_time": domain.START.create_time},
     }
     if name == "LIST":
         values |= {"thread_id": "", "run_id": ""}

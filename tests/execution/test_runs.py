@@ -34,10 +34,10 @@ class Runs:
         self._events: event_rpc.EventServiceAsyncStub = event_rpc.EventServiceStub(system.peer("event-stream").channel)
         self._call: dict[str, Any] = {"metadata": person.metadata, "timeout": 20.0}
 
-    async def start(self, agent: str, input: Any = None, *, request_id: str = "", thread_id: str = "") -> run_pb2.Run:
+    async def start(self, agent: str, input: Any = None, *, request_id: str = "", **wishes: Any) -> run_pb2.Run:
         text = input if isinstance(input, str) else json.dumps(input or {})
         request_id = request_id or new_id("request")
-        request = pb.StartRunRequest(request_id=request_id, agent=agent, input_json=text, thread_id=thread_id)
+        request = pb.StartRunRequest(request_id=request_id, agent=agent, input_json=text, **wishes)
         return (await self._stub.StartRun(request, **self._call)).run
 
     async def get(self, run_id: str) -> run_pb2.Run:

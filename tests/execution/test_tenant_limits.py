@@ -13,8 +13,9 @@ from sqlalchemy import text
 from carrel.api.runs.v1 import run_pb2
 from carrel_chassis.ids import new_id
 from carrel_execution import domain
-from carrel_execution.domain import ClaimedRun, FullQueue, QueueLimits
+from carrel_execution.domain import ClaimedRun
 from carrel_execution.queue import Queue
+from carrel_execution.start import QueueLimits, Refusal
 from tests.context.test_limits import set_limits
 from tests.execution.conftest import NOW, Desk
 from tests.execution.test_runs import Runs
@@ -34,8 +35,8 @@ async def test_of_fifty_that_start_at_once_ten_are_accepted(desk: Desk, users: i
     people = [desk, *(desk.colleague() for _ in range(users - 1))]
     limits = QueueLimits(1000, tenant_queued=10, time=NOW)
     answers = await asyncio.gather(*(people[n % users].try_accept(new_id("request"), limits) for n in range(50)))
-    refusals = [answer for answer in answers if isinstance(answer, FullQueue)]
-    assert len(refusals) == 40 and set(refusals) == {FullQueue("tenant_queued_runs", 10)}
+    refusals = [answer for answer in answers if isinstance(answer, Refusal)]
+    assert len(refusals) == 40 and set(refusals) == {Refusal("tenant_queued_runs", 10)}
     assert await desk.tenant_counters() == (10, 0)
     assert sum([(await each.counters())[1] for each in people]) == 10
 
@@ -49,7 +50,7 @@ async def test_what_is_already_accepted_is_told_again_though_the_queue_is_full(d
 async def test_the_users_own_limit_is_named_when_it_is_the_one_that_is_reached(desk: Desk) -> None:
     limits = QueueLimits(1, tenant_queued=5, time=NOW)
     await desk.try_accept("request-1", limits)
-    assert await desk.try_accept("request-2", limits) == FullQueue("queued_runs", 1)
+    assert await desk.try_accept("request-2", limits) == Refusal("queued_runs", 1)
 
 
 async def test_a_full_tenant_is_in_no_other_tenants_way(desk: Desk, other: Desk) -> None:

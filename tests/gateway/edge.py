@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,58 +16,77 @@ import grpc
 import httpx
 import jwt
 
+from carrel.api.context.v1.revocation_service_pb2 import REVOCATION_KIND_SESSION
+from carrel.api.gateway.v1 import admin_service_pb2 as admin_pb
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel_chassis.signing import read_key
 from carrel_chassis.stack.ports import free_ports
+from carrel_gateway import methods
 from carrel_gateway.__main__ import serve
+from carrel_gateway.http_face.paths import OPERATIONS
 from carrel_gateway.settings import GatewaySettings
 from tests.support.expect import eventually
 from tests.support.system import System
 
-GATEWAY = pb.DESCRIPTOR.services_by_name["GatewayService"]
-METHODS = sorted(method.name for method in GATEWAY.methods)
+METHODS = sorted(methods.METHODS)
 
 REQUESTS: dict[str, Any] = {
     "StartRun": pb.StartRunRequest(request_id="request-of-a-test", agent="echo", input_json='{"text":"hello"}'),
     "GetRun": pb.GetRunRequest(run_id="run-of-a-test"),
     "CancelRun": pb.CancelRunRequest(run_id="run-of-a-test"),
     "WatchRun": pb.WatchRunRequest(run_id="run-of-a-test"),
+    "RepeatRun": pb.RepeatRunRequest(request_id="request-of-a-test", run_id="run-of-a-test"),
+    "ListSteps": pb.ListStepsRequest(run_id="run-of-a-test"),
+    "GetRunState": pb.GetRunStateRequest(run_id="run-of-a-test"),
+    "ResolveWait": pb.ResolveWaitRequest(wait_id="wait-of-a-test", answer_json="1"),
+    "CreateSchedule": pb.CreateScheduleRequest(
+        request_id="request-of-a-test", cron="30 7 * * *", agent="echo", input_json='{"text":"hello"}'
+    ),
+    "GetSchedule": pb.GetScheduleRequest(schedule_id="schedule-of-a-test"),
+    "PauseSchedule": pb.PauseScheduleRequest(schedule_id="schedule-of-a-test", paused=True),
+    "DeleteSchedule": pb.DeleteScheduleRequest(schedule_id="schedule-of-a-test"),
+    "GetTool": pb.GetToolRequest(tool="tool-of-a-test"),
+    "TestToolPolicy": admin_pb.TestToolPolicyRequest(user_id="user-of-a-test", tool="echo"),
+    "EndSession": pb.EndSessionRequest(session_id="session-that-is-none"),
+    "GetCorpus": pb.GetCorpusRequest(name="corpus-of-a-test"),
     "CreateThread": pb.CreateThreadRequest(request_id="request-of-a-test", title="a thread"),
     "GetThread": pb.GetThreadRequest(thread_id="thread-of-a-test"),
     "RenameThread": pb.RenameThreadRequest(thread_id="thread-of-a-test", title="another"),
     "DeleteThread": pb.DeleteThreadRequest(thread_id="thread-of-a-test"),
     "DeleteCorpus": pb.DeleteCorpusRequest(name="corpus-of-a-test"),
     "UploadCorpus": pb.UploadCorpusRequest(header=pb.UploadHeader(name="corpus-of-a-test", media_type="text/csv")),
+    "CreateTenant": admin_pb.CreateTenantRequest(tenant_id="tenant-of-a-test"),
+    "CreateUser": admin_pb.CreateUserRequest(tenant_id="tenant-of-a-test", user_id="user-of-a-test"),
+    "GetUser": admin_pb.GetUserRequest(tenant_id="tenant-of-a-test", user_id="user-of-a-test"),
+    "ListUsers": admin_pb.ListUsersRequest(tenant_id="tenant-of-a-test"),
+    "UpdateUser": admin_pb.UpdateUserRequest(tenant_id="tenant-of-a-test", user_id="user-of-a-test", role="power"),
+    "CreateApiKey": admin_pb.CreateApiKeyRequest(tenant_id="tenant-of-a-test", user_id="user-of-a-test"),
+    "ListApiKeys": admin_pb.ListApiKeysRequest(tenant_id="tenant-of-a-test", user_id="user-of-a-test"),
+    "RevokeApiKey": admin_pb.RevokeApiKeyRequest(
+        tenant_id="tenant-of-a-test", user_id="user-of-a-test", api_key_id="key-of-a-test"
+    ),
+    "GetLimits": admin_pb.GetLimitsRequest(tenant_id="tenant-of-a-test"),
+    "SetLimits": admin_pb.SetLimitsRequest(tenant_id="tenant-of-a-test"),
+    "Revoke": admin_pb.RevokeRequest(
+        tenant_id="tenant-of-a-test", user_id="user-of-a-test", kind=REVOCATION_KIND_SESSION, value="session-of-a-test"
+    ),
+    "Restore": admin_pb.RestoreRequest(
+        tenant_id="tenant-of-a-test", user_id="user-of-a-test", kind=REVOCATION_KIND_SESSION, value="session-of-a-test"
+    ),
 }
 """A request that makes sense, for methods whose empty one does not."""
 
 HTTP = [
-    ("POST", "/v1/runs"),
-    ("GET", "/v1/runs"),
-    ("GET", "/v1/runs/run-of-a-test"),
-    ("POST", "/v1/runs/run-of-a-test/cancel"),
-    ("GET", "/v1/runs/run-of-a-test/events"),
-    ("GET", "/v1/events"),
-    ("GET", "/v1/events/page"),
-    ("POST", "/v1/threads"),
-    ("GET", "/v1/threads"),
-    ("GET", "/v1/threads/thread-of-a-test"),
-    ("PATCH", "/v1/threads/thread-of-a-test"),
-    ("DELETE", "/v1/threads/thread-of-a-test"),
-    ("PUT", "/v1/corpora/corpus-of-a-test"),
-    ("GET", "/v1/corpora"),
-    ("DELETE", "/v1/corpora/corpus-of-a-test"),
-    ("GET", "/v1/agents"),
-    ("GET", "/v1/tools"),
-    ("GET", "/v1/tool-calls"),
+    *((one.verb, re.sub(r"{(\w+?)(_id)?}", r"\1-of-a-test", one.path)) for one in OPERATIONS),
     ("GET", "/v1/no-such-path"),
 ]
+"""Every operation of the HTTP face, with ids that nobody has, and a path that is none."""
 
 
 async def call(channel: grpc.aio.Channel, method: str, metadata: Any = (), request: bytes | None = None) -> bytes:
     """Makes a call as bytes; of a stream it returns the first message."""
-    path = f"/{GATEWAY.full_name}/{method}"
-    descriptor = GATEWAY.methods_by_name[method]
+    descriptor = methods.METHODS[method]
+    path = f"/{descriptor.containing_service.full_name}/{method}"
     encoded = REQUESTS[method].SerializeToString() if request is None and method in REQUESTS else request or b""
     answer: bytes
     if descriptor.client_streaming:
@@ -220,7 +240,6 @@ def chunks(count: int, size: int) -> Iterator[bytes]:
 
 
 __all__ = [
-    "GATEWAY",
     "HTTP",
     "METHODS",
     "REQUESTS",

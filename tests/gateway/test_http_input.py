@@ -59,7 +59,7 @@ BAD_QUERIES: dict[str, tuple[str, str]] = {
     "/v1/runs?page_size=4294967296": ("INVALID_ARGUMENT", "page_size"),
     "/v1/runs?page_size=1&page_size=2": ("INVALID_ARGUMENT", "page_size"),
     "/v1/runs?user_id=eve": ("INVALID_ARGUMENT", "user_id"),
-    "/v1/runs?state=ASLEEP": ("INVALID_ARGUMENT", "state"),
+    "/v1/runs?state=ASLEEP": ("INVALID_ARGUMENT", "state.0"),
     "/v1/runs/run-x?tenant_id=other": ("INVALID_ARGUMENT", "tenant_id"),
     "/v1/tools?all=1": ("INVALID_ARGUMENT", "all"),
     "/v1/events?after=1": ("CURSOR_INVALID", "after"),

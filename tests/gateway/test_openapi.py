@@ -11,8 +11,9 @@ from typing import Any
 from openapi_spec_validator import validate
 
 from carrel_gateway.http_face.openapi import document
-from carrel_gateway.http_face.paths import PATHS
-from tests.gateway.edge import HTTP, http_client
+from carrel_gateway.http_face.paths import OPERATIONS
+from carrel_gateway.methods import METHODS
+from tests.gateway.edge import http_client
 from tests.support.system import Person, System
 
 SECONDS = 60
@@ -26,12 +27,8 @@ async def test_the_document_is_served_to_anybody_and_valid(system: System) -> No
     validate(served)
 
 
-def test_every_path_is_tried_as_every_wrong_user() -> None:
-    """The list that the tests of credentials walk is the table."""
-    tried = {(verb, path.replace("run-of-a-test", "{run_id}")) for verb, path in HTTP}
-    tried = {(verb, path.replace("thread-of-a-test", "{thread_id}")) for verb, path in tried}
-    tried = {(verb, path.replace("corpus-of-a-test", "{name}")) for verb, path in tried}
-    assert {(path.verb, path.path) for path in PATHS} == tried - {("GET", "/v1/no-such-path")}
+def test_every_method_of_the_gateway_has_a_path() -> None:
+    assert sorted(operation.method for operation in OPERATIONS) == sorted(METHODS)
 
 
 def test_every_operation_says_what_it_does() -> None:

@@ -6,26 +6,43 @@ from typing import Any
 
 import pytest
 
-from carrel.api.context.v1 import thread_service_pb2
+from carrel.api.context.v1 import (
+    context_service_pb2,
+    directory_service_pb2,
+    revocation_service_pb2,
+    session_service_pb2,
+    thread_service_pb2,
+)
 from carrel.api.events.v1 import event_service_pb2
-from carrel.api.runs.v1 import run_service_pb2
-from carrel.api.tools.v1 import tool_service_pb2
+from carrel.api.runs.v1 import run_service_pb2, schedule_service_pb2
+from carrel.api.tools.v1 import policy_service_pb2, tool_service_pb2
 from carrel_gateway.backends import SUBSCRIBE, UNARY, UPLOAD, Route
-from tests.gateway.edge import GATEWAY, METHODS
+from carrel_gateway.methods import METHODS
 
 ROUTES: dict[str, Route] = {**UNARY, "Subscribe": SUBSCRIBE, "WatchRun": SUBSCRIBE, "UploadCorpus": UPLOAD}
 
 
 FILES = {
-    module.DESCRIPTOR.package: module.DESCRIPTOR
-    for module in (event_service_pb2, run_service_pb2, thread_service_pb2, tool_service_pb2)
+    f"{module.DESCRIPTOR.package}.{service}": module.DESCRIPTOR
+    for module in (
+        context_service_pb2,
+        directory_service_pb2,
+        event_service_pb2,
+        policy_service_pb2,
+        revocation_service_pb2,
+        run_service_pb2,
+        schedule_service_pb2,
+        session_service_pb2,
+        thread_service_pb2,
+        tool_service_pb2,
+    )
+    for service in module.DESCRIPTOR.services_by_name
 }
 
 
 def behind(route: Route) -> Any:
     service, _, method = route.path[1:].partition("/")
-    package, _, name = service.rpartition(".")
-    return FILES[package].services_by_name[name].methods_by_name[method]
+    return FILES[service].services_by_name[service.rpartition(".")[2]].methods_by_name[method]
 
 
 def shape(message: Any) -> list[Any]:
@@ -45,17 +62,17 @@ SHARED = {"carrel.api.events.v1.Event", "carrel.api.runs.v1.Run"}
 
 
 def test_every_method_of_the_gateway_is_answered_somewhere() -> None:
-    assert sorted(ROUTES) == METHODS
+    assert sorted(ROUTES) == sorted(METHODS)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "WatchRun"])
 def test_the_messages_of_a_method_are_those_of_the_method_behind(name: str) -> None:
-    here, there = GATEWAY.methods_by_name[name], behind(ROUTES[name])
+    here, there = METHODS[name], behind(ROUTES[name])
     assert shape(here.input_type) == shape(there.input_type)
     assert shape(here.output_type) == shape(there.output_type)
     assert (here.client_streaming, here.server_streaming) == (there.client_streaming, there.server_streaming)
 
 
 def test_what_a_watch_answers_is_what_a_subscription_answers() -> None:
-    here = GATEWAY.methods_by_name["WatchRun"].output_type
+    here = METHODS["WatchRun"].output_type
     assert shape(here) == shape(behind(SUBSCRIBE).output_type)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 
 import duckdb
 
-from carrel.agent import JSON, AgentError, RunContext, ToolError
+from carrel.agent import JSON, AgentError, RunContext, ThreadState, ToolError
 from carrel_agents import AGENTS
 
 ROW_CAP = 10_000
@@ -73,6 +74,8 @@ class LocalRun(RunContext):
         self.settings = settings or {}
         self.record = record or Record()
         self._corpora = corpora
+        self.random = Random(self.run_id)
+        self.state = _NoState()
 
     async def start(self, input: Mapping[str, JSON]) -> JSON:
         """Runs the agent that holds this context."""
@@ -94,6 +97,18 @@ class LocalRun(RunContext):
     async def run_agent(self, agent: str, input: Mapping[str, JSON]) -> JSON:
         return await LocalRun(agent, self._corpora, self.settings, self.record).start(input)
 
+    async def step(self, name: str, function: Callable[[], Awaitable[JSON]], *, at_most_once: bool = False) -> JSON:
+        self.record.steps.append((self.agent, "step", name))
+        return _through_json(await function())
+
+    async def wait_for_input(
+        self, prompt: str, schema: Mapping[str, JSON] | None = None, timeout: float | None = None
+    ) -> JSON:
+        raise AgentError("WAIT_EXPIRED", f"Nobody is here to answer: {prompt}")
+
+    async def now(self) -> float:
+        return 0.0
+
     async def thinking(self, text: str) -> None:
         self.record.steps.append((self.agent, "thinking", text))
 
@@ -102,6 +117,16 @@ class LocalRun(RunContext):
 
     async def custom(self, name: str, data: Mapping[str, JSON]) -> None:
         self.record.steps.append((self.agent, "custom", {"name": name, **data}))
+
+
+class _NoState(ThreadState):
+    """A thread in which nothing is kept."""
+
+    async def get(self) -> JSON:
+        return None
+
+    async def set(self, value: JSON) -> None:
+        raise AgentError("STATE_INVALID", "This thread keeps nothing.")
 
 
 def _through_json(value: JSON) -> JSON:

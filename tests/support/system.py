@@ -34,7 +34,10 @@ def test_settings(data_dir: Path, **changes: Any) -> StackSettings:
     only = os.environ.get("CARREL_TEST_ONLY")
     environment = {
         "PYTHONPATH": str(ROOT),
-        "CARREL_AGENT_MODULES": "tests.support.agents_under_test,tests.support.agents_of_isolation",
+        "CARREL_AGENT_MODULES": ",".join(
+            f"tests.support.{name}"
+            for name in ("agents_under_test", "agents_of_isolation", "rogue_agents", "agents_that_wait")
+        ),
         "CARREL_TOOL_MODULES": "tests.support.tools",
         "CARREL_TEST_EFFECTS": str(data_dir.parent / "effects"),
         **changes.pop("service_environment", {}),

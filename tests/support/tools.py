@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from carrel_tools.tool import JSON, Desk, Tool
+from carrel_tools.tool import JSON, Desk, Probe, Tool
 
 
 class Sleep(Tool):
@@ -28,16 +28,22 @@ class Sleep(Tool):
 
 
 class Count(Tool):
-    """{"key", "seconds"?} → {"counted": key}: an effect in the world, a line in the file CARREL_TEST_EFFECTS, then a pause."""
+    """{"key", "before"?, "seconds"?} → {"counted": key}: a pause, an effect in the world (a line in the file CARREL_TEST_EFFECTS), a pause."""
 
     name: ClassVar = "count"
     arguments_schema: ClassVar = {
         "type": "object",
-        "properties": {"key": {"type": "string"}, "seconds": {"type": "number", "minimum": 0}},
+        "properties": {
+            "key": {"type": "string"},
+            "before": {"type": "number", "minimum": 0},
+            "seconds": {"type": "number", "minimum": 0},
+        },
     }
 
     async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
         key = arguments.get("key", "")
+        if "before" in arguments:
+            await asyncio.sleep(arguments["before"])
         await asyncio.to_thread(_append, Path(os.environ["CARREL_TEST_EFFECTS"]), f"{key}\n")
         await asyncio.sleep(arguments.get("seconds", 0))
         return {"counted": key}
@@ -46,6 +52,10 @@ class Count(Tool):
 def _append(path: Path, line: str) -> None:
     with path.open("a") as file:
         file.write(line)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
 
 
 class Crash(Tool):
@@ -70,4 +80,48 @@ class Huge(Tool):
         return "x" * (1024 * 1024)
 
 
-TOOLS: tuple[type[Tool], ...] = (Sleep, Count, Crash, Huge)
+class Post(Tool):
+    """{"key"} → {"posted": key}: the same effect, by a tool that can look whether it happened, and asks the user first if told so."""
+
+    name: ClassVar = "post"
+    arguments_schema: ClassVar = {
+        "type": "object",
+        "properties": {
+            "key": {"type": "string"},
+            "before": {"type": "number"},
+            "after": {"type": "number"},
+            "ask": {"type": "boolean"},
+        },
+        "required": ["key"],
+    }
+    verifies: ClassVar = True
+
+    @classmethod
+    def asks_approval(cls, arguments: Mapping[str, JSON]) -> bool:
+        return bool(arguments.get("ask"))
+
+    async def probe(self, arguments: Mapping[str, JSON], desk: Desk) -> Probe:
+        if arguments["key"].startswith("unclear"):
+            return Probe(None)
+        path = Path(os.environ["CARREL_TEST_EFFECTS"])
+        return Probe(arguments["key"] in await asyncio.to_thread(_lines, path), {"posted": arguments["key"]})
+
+    async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
+        await asyncio.sleep(arguments.get("before", 0))
+        await asyncio.to_thread(_append, Path(os.environ["CARREL_TEST_EFFECTS"]), f"{arguments['key']}\n")
+        await asyncio.sleep(arguments.get("after", 0))
+        return {"posted": arguments["key"]}
+
+
+class NotJson(Tool):
+    """Returns what JSON cannot say."""
+
+    name: ClassVar = "not_json"
+    arguments_schema: ClassVar = {"type": "object"}
+    idempotent: ClassVar = True
+
+    async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
+        return {"a": {1, 2}, "b": float("nan")}
+
+
+TOOLS: tuple[type[Tool], ...] = (Sleep, Count, Crash, Huge, Post, NotJson)

@@ -17,14 +17,23 @@ from sqlalchemy import text
 from sqlalchemy.sql.elements import TextClause
 
 from carrel import Client
+from carrel.api.runs.v1 import schedule_service_pb2_grpc as schedule_rpc
+from carrel.api.runs.v1.schedule_service_pb2 import CreateScheduleRequest
 from carrel_chassis.db.engine import user_engine
 from carrel_chassis.ids import new_id
+from tests.execution.conftest import ACCEPT_VALUES
+from tests.support.expect import eventually
 from tests.support.system import Person, System
 
 REPOSITORIES = {
-    "carrel_context": ("carrel_context.repository", "carrel_context.threads"),
-    "carrel_execution": ("carrel_execution.repository",),
-    "carrel_tools": ("carrel_tools.repository",),
+    "carrel_context": ("carrel_context.repository", "carrel_context.threads", "carrel_context.sessions"),
+    "carrel_execution": (
+        "carrel_execution.repository",
+        "carrel_execution.schedule_repository",
+        "carrel_execution.follow",
+        "carrel_execution.statistics",
+    ),
+    "carrel_tools": ("carrel_tools.repository", "carrel_tools.audit"),
     "carrel_events": ("carrel_events.repository",),
 }
 """The modules with the queries of a user, by the role that runs them."""
@@ -63,24 +72,51 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
         run = await client.start_run("echo", {"text": "x"}, request_id=new_id("request"))
         async for _ in client.watch_run(run.run_id):
             pass
+    await create_schedule(system, person)
     own = "WHERE tenant_id = $1 AND user_id = $2"
     call = await row_of(system, f"SELECT * FROM tools.tool_call {own}", person)
     corpus = await row_of(system, f"SELECT * FROM tools.corpus {own}", person)
     key = await row_of(system, f"SELECT * FROM context.api_key {own}", person)
     thread = await row_of(system, f"SELECT * FROM context.thread {own}", person)
+    session = await row_of(system, f"SELECT * FROM context.session {own}", person)
     accepted = await row_of(system, f"SELECT * FROM execution.run {own}", person)
-    return {"run": dict(accepted), "call": dict(call), "corpus": dict(corpus), "key": dict(key), "thread": dict(thread)}
+    schedule = await row_of(system, f"SELECT * FROM execution.schedule {own}", person)
+    return {
+        "schedule": dict(schedule),
+        "run": dict(accepted),
+        "call": dict(call),
+        "corpus": dict(corpus),
+        "key": dict(key),
+        "thread": dict(thread),
+    } | {"session": dict(session)}
+
+
+async def create_schedule(system: System, person: Person) -> None:
+    stub: schedule_rpc.ScheduleServiceAsyncStub = schedule_rpc.ScheduleServiceStub(
+        system.peer("agent-execution").channel
+    )
+    request = CreateScheduleRequest(request_id="request-of-a-schedule", cron="0 0 1 1 *", agent="echo", input_json="{}")
+    await stub.CreateSchedule(request, metadata=person.metadata, timeout=10)
+
+
+async def counted_runs(system: System, person: Person) -> int:
+    """How many runs of a person are in the statistics by now."""
+    query = "SELECT coalesce(sum(runs), 0)::int FROM execution.run_statistic WHERE tenant_id = $1 AND user_id = $2"
+    return int((await row_of(system, query, person))[0])
 
 
 def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What each statement is asked with, so that it would find Ada's things. A statement that is not named here fails the test."""
     run, call, key, thread = (things[kind] for kind in ("run", "call", "key", "thread"))
+    schedule = things["schedule"]
     read = {"after": 0, "count": 100, "max_bytes": 1 << 20, "run_id": "", "thread_id": "", "types": []}
     step = {"run_id": call["run_id"], "step_id": call["step_id"], "attempt": call["attempt"], "holder": call["holder"]}
     return {
         "GET_USER": {"session_id": "", "run_id": ""},
         "GET_API_KEY": {"api_key_id": key["api_key_id"], "session_id": "", "run_id": ""},
         "LIVE_GRANTS": {},
+        "GET_SESSION": {"session_id": things["session"]["session_id"]},
+        "LIST_SESSIONS": {"create_time": FAR, "session_id": "", "count": 10},
         "ADD_THREAD": {"thread_id": new_id("thread"), "title": "x", "request_id": new_id("request"), "most": 10},
         "GET_THREAD_OF_REQUEST": {"request_id": "request-of-a-thread"},
         "GET_THREAD": {"thread_id": thread["thread_id"]},
@@ -91,15 +127,36 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
             name: run[name]
             for name in ("agent", "grant_bytes", "input_json", "request_digest", "request_id", "run_id", "thread_id")
         }
-        | {"event": b"", "queued_limit": 10, "running_limit": 10}
-        | {"tenant_queued_limit": 0, "tenant_running_limit": 0, "limit_time": FAR},
+        | ACCEPT_VALUES
+        | {"event": b""},
         "GET": {"run_id": run["run_id"]},
-        "CANCEL": {"run_id": run["run_id"], "event": b"", "reason": "x"},
+        "CANCEL": {"run_id": run["run_id"], "reason": "x"},
         "LIST": {"create_time": FAR, "page_size": 50, "run_id": "", "states": [], "thread_id": ""},
+        "ADD_SCHEDULE": {name: schedule[name] for name in schedule if name not in ("tenant_id", "user_id")}
+        | {"schedule_id": new_id("schedule"), "request_id": new_id("request"), "most": 10},
+        "GET_SCHEDULE_OF_REQUEST": {"request_id": "request-of-a-schedule"},
+        "GET_SCHEDULE": {"schedule_id": schedule["schedule_id"]},
+        "LIST_SCHEDULES": {"create_time": FAR, "schedule_id": "", "count": 10},
+        "PAUSE_SCHEDULE": {"schedule_id": schedule["schedule_id"]},
+        "RESUME_SCHEDULE": {
+            "schedule_id": schedule["schedule_id"],
+            "next_time": FAR,
+            "check_time": FAR,
+            "grant_bytes": b"",
+        },
+        "DELETE_SCHEDULE": {"schedule_id": schedule["schedule_id"]},
+        "SCHEDULE_WENT_ON": {"schedule_id": schedule["schedule_id"], "due_time": schedule["next_time"]}
+        | {"next_time": FAR, "check_time": FAR, "last_run_id": None, "last_error": "x"},
+        "FOLLOW": {"run_id": run["run_id"], "seconds": 10.0},
+        "STATISTICS_OF_USER": {"day": dt.date(2020, 1, 1)},
         "BEGIN_CALL": step
         | {"agent": call["agent"], "tool": call["tool"], "tool_call_id": new_id("call"), "idempotent": True}
+        | {"may_take_over": True, "rule": "r", "policy_version": "0", "approval_id": ""}
         | {"arguments_sha256": call["arguments_sha256"]},
         "FINISH_CALL": step | {"outcome": "FAILED", "result_json": None, "error_reason": "X", "error_message": "x"},
+        "FIND_CALL": {"run_id": call["run_id"], "step_id": call["step_id"]},
+        "USED_APPROVAL": {"run_id": call["run_id"], "step_id": "another", "approval_id": call["approval_id"]},
+        "LIST_DECISIONS": {"create_time": FAR.isoformat(), "tool_call_id": "", "size": 50},
         "LIST_CALLS": {"create_time": FAR.isoformat(), "tool_call_id": "", "size": 50},
         "LIST_CALLS_OF_RUN": {"create_time": FAR.isoformat(), "tool_call_id": "", "size": 50, "run_id": call["run_id"]},
         "GET_CORPUS": {"name": "trace"},
@@ -147,8 +204,14 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         under_way = "UPDATE tools.tool_call SET outcome = 'INTENDED' WHERE tenant_id = $1 AND user_id = $2 RETURNING 1"
         await row_of(system, under_way, ada)
     if name == "LIVE_GRANTS":  # it finds what is not over
-        live = "UPDATE execution.run SET state = 'WAITING', finish_time = NULL WHERE tenant_id = $1 AND user_id = $2"
-        await row_of(system, f"{live} RETURNING 1", ada)
+        live = "UPDATE execution.run SET state = 'WAITING', wait_time = now(), finish_time = NULL"
+        await row_of(system, f"{live} WHERE tenant_id = $1 AND user_id = $2 RETURNING 1", ada)
+    if name == "RESUME_SCHEDULE":  # it finds what is paused
+        paused = "UPDATE execution.schedule SET paused = true, next_time = NULL WHERE tenant_id = $1 AND user_id = $2"
+        await row_of(system, f"{paused} RETURNING 1", ada)
+    if name == "STATISTICS_OF_USER":
+        for person in (ada, eve):
+            await eventually(lambda person=person: counted_runs(system, person))  # type: ignore[misc]
     as_ada = await answer(system, role, bare, ada, values)
     assert as_ada, "bound to its owner the statement must find what it is asked for"
     as_eve = await answer(system, role, bare, eve, values)
@@ -159,6 +222,7 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         adas["call"]["tool_call_id"],
         adas["key"]["api_key_id"],
         adas["thread"]["thread_id"],
+        adas["schedule"]["schedule_id"],
     ]
     if name not in {"ACCEPT", "BEGIN_CALL"}:  # these two create what is not there, under the id that they are given
         foreign.append(adas["run"]["run_id"])
@@ -166,6 +230,10 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         for value in row:
             seen = value if isinstance(value, bytes) else str(value).encode()
             assert not [word for word in foreign if word.encode() in seen], f"{name} showed Eve a row of Ada: {row}"
+    if name == "STATISTICS_OF_USER":
+        assert sum(row[3] for row in as_eve) == 1, "Eve has one run of her own"
+    if name in {"GET_SCHEDULE", "PAUSE_SCHEDULE", "RESUME_SCHEDULE", "DELETE_SCHEDULE", "SCHEDULE_WENT_ON", "FOLLOW"}:
+        assert as_eve == []
     if name == "OTHER_CORPORA":
         assert as_eve[0] == (1, eves["corpus"]["size_bytes"]), "the sum is over Eve's own files"
     if name in {"DELETE_CORPUS", "GET_CORPUS", "FIND_CORPUS"}:  # Eve has a file of that name herself

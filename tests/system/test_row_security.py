@@ -14,6 +14,21 @@ CROSS_USER_ROLES = {
         "execution.user_slot",
         "execution.outbox",
         "execution.tenant_slot",
+        "execution.journal_step",
+        "execution.wait",
+        "execution.thread_state",
+        "execution.agent_breaker",
+        "execution.schedule",
+        "execution.run_statistic",
+    },
+    "carrel_execution_statistics": {"execution.run_statistic"},
+    "carrel_execution_retention": {
+        "execution.run",
+        "execution.journal_step",
+        "execution.wait",
+        "execution.outbox",
+        "execution.thread_state",
+        "execution.run_statistic",
     },
     "carrel_events_writer": {"events.event", "events.user_log", "events.run_attempt"},
     "carrel_events_retention": {"events.event", "events.user_log", "events.run_attempt"},
@@ -23,7 +38,9 @@ CROSS_USER_ROLES = {
         "context.revocation",
         "context.user_limit",
     },
-    "carrel_context_revocations": {"context.revocation"},
+    "carrel_context_revocations": {"context.revocation", "context.session"},
+    "carrel_tools_admin": {"tools.tool_call"},
+    "carrel_tools_keeper": {"tools.tool_call", "tools.tool_pace"},
 }
 """The roles that work across users, and on which tables alone."""
 SERVICE_ROLES = {
@@ -84,6 +101,8 @@ async def test_every_table_without_a_user_is_named_here(system: System) -> None:
         "context.revocation_version",
         "context.tenant",
         "context.tenant_limit",
+        "tools.tool_policy",  # of a tenant; its administrators see their own tenant's alone
+        "tools.tool_policy_version",
         "execution.tenant_slot",  # of the users of a tenant together; a policy keeps each to the own tenant
     }
 

@@ -52,10 +52,19 @@ class Desk:
         return self.peer.metadata(self._contexts[key])
 
     async def execute(
-        self, tool: str, step: str = "1", *, attempt: int = 1, scopes: tuple[str, ...] | None = None, **arguments: Any
+        self,
+        tool: str,
+        step: str = "1",
+        *,
+        attempt: int = 1,
+        scopes: tuple[str, ...] | None = None,
+        approval: pb.Approval | None = None,
+        **arguments: Any,
     ) -> pb.ExecuteToolResponse:
         """ExecuteTool as it answers."""
-        request = pb.ExecuteToolRequest(step_id=step, tool=tool, arguments_json=json.dumps(arguments))
+        request = pb.ExecuteToolRequest(
+            step_id=step, tool=tool, arguments_json=json.dumps(arguments), approval=approval
+        )
         metadata = await self.run_metadata(attempt, scopes)
         return await self.tools.ExecuteTool(request, metadata=metadata, timeout=60)
 

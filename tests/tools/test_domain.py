@@ -6,9 +6,9 @@ import pytest
 
 from carrel_chassis.errors import CarrelError
 from carrel_tools import domain
-from carrel_tools.domain import Begun, Ending, Outcome, Step
+from carrel_tools.domain import Begun, Ending, Outcome, Repeat, Step
 
-STEP = Step("run-a", "1", 2, "echo", "abc", True)
+STEP = Step("run-a", "1", 2, "echo", "abc", Repeat.IDEMPOTENT, "default.tools", "0")
 
 
 def begun(outcome: Outcome, *, newest: int = 2, tool: str = "echo", sha256: str = "abc") -> Begun:
@@ -36,6 +36,7 @@ def test_a_step_that_did_not_says_why(line: Begun, reason: str):
     with pytest.raises(CarrelError) as raised:
         domain.replay(line, STEP)
     assert raised.value.reason == reason
+    assert raised.value.metadata.get("replayed") == ("true" if reason in ("TOOL_FAILED", "OUTCOME_UNKNOWN") else None)
 
 
 def test_equal_arguments_have_one_digest_whatever_their_order():

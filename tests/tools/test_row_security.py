@@ -9,11 +9,11 @@ from sqlalchemy import TextClause, text
 from carrel_chassis.db.engine import MissingUserContext, user_engine
 from carrel_chassis.db.sessions import UserSessions
 from carrel_tools import repository
-from carrel_tools.domain import Ending, Outcome, Step
+from carrel_tools.domain import Ending, Outcome, Repeat, Step
 from tests.tools.conftest import CSV, Desk
 
 STATEMENTS = {name: value for name, value in vars(repository).items() if isinstance(value, TextClause)}
-WITHOUT_FILTER = {"DENY_CALL", "STORE_CORPUS", "LOCK_CORPORA"}
+WITHOUT_FILTER = {"RECORD_DECISION", "STORE_CORPUS", "LOCK_CORPORA"}
 """These only insert, or read no row."""
 
 
@@ -40,7 +40,7 @@ async def test_statements_without_their_filter_touch_own_rows_only(desk: Desk, o
                 session, ada, "SALES"
             )
             assert await repository.other_corpora(session, ada, "x") == (1, len(CSV))
-            step = Step("run-of-the-same-name", "1", 1, "echo", "", True)
+            step = Step("run-of-the-same-name", "1", 1, "echo", "", Repeat.IDEMPOTENT, "rule", "0")
             assert (await repository.begin_call(session, ada, step, "h")).tool_call_id == calls[0].tool_call_id
             assert not await repository.finish_call(session, ada, step, "h", Ending(Outcome.FAILED))
             assert await repository.delete_corpus(session, ada, "sales") is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from pathlib import Path
 
 import grpc
 import pytest
@@ -14,14 +13,9 @@ from carrel.api.tools.v1 import tool_service_pb2 as pb
 from carrel_chassis.rpc.status import from_rpc_error
 from tests.support.expect import eventually, refused
 from tests.tools.conftest import Desk
+from tests.tools.effects import effects
 
 Code = grpc.StatusCode
-
-
-def effects(desk: Desk, key: str) -> int:
-    """How often the tool `count` took effect for this key."""
-    path = Path(desk.system.stack.service_environment("tools")["CARREL_TEST_EFFECTS"])
-    return path.read_text().splitlines().count(key) if path.exists() else 0
 
 
 async def test_a_tool_returns_its_result(desk: Desk):
@@ -35,7 +29,7 @@ async def test_the_same_step_again_returns_the_same_result_without_a_second_effe
     first = await desk.execute("count", key=key)
     again = await desk.execute("count", key=key, attempt=2)
     assert again.replayed and (again.tool_call_id, again.result_json) == (first.tool_call_id, first.result_json)
-    assert effects(desk, key) == 1
+    assert effects(desk.system, key) == 1
 
 
 async def test_the_same_step_with_other_arguments_or_another_tool_is_refused(desk: Desk):
@@ -52,7 +46,7 @@ async def test_two_calls_of_one_step_at_once_take_effect_once(desk: Desk, own_pr
     key = secrets.token_hex(8)
     calls = [each.execute("count", key=key) for each in (desk, desk, replica, replica)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert effects(desk, key) == 1
+    assert effects(desk.system, key) == 1
     for error in (each for each in answers if isinstance(each, grpc.aio.AioRpcError)):
         assert error.code() in (Code.ABORTED, Code.FAILED_PRECONDITION)
 
@@ -110,10 +104,10 @@ async def test_arguments_over_a_mebibyte_are_refused(desk: Desk):
 
 
 async def test_a_failed_step_fails_the_same_way_again(desk: Desk):
-    for _ in range(2):
+    for again in ({}, {"replayed": "true"}):
         with refused(Code.FAILED_PRECONDITION, "TOOL_FAILED") as refusal:
             await desk.execute("sql_query", sql="SELECT nothing")
-        assert refusal.error.metadata == {"tool_reason": "SQL_ERROR"}
+        assert refusal.error.metadata == {"tool_reason": "SQL_ERROR"} | again
         assert "nothing" in refusal.error.message
     assert [call.outcome for call in await desk.calls()] == [tool_pb2.TOOL_OUTCOME_FAILED]
 
@@ -165,7 +159,7 @@ async def test_a_cancelled_step_with_an_effect_is_unknown(desk: Desk):
     call = asyncio.create_task(desk.execute("count", key=key, seconds=30))
 
     async def begun() -> bool:
-        return effects(desk, key) == 1
+        return effects(desk.system, key) == 1
 
     await eventually(begun)
     call.cancel()
@@ -173,7 +167,7 @@ async def test_a_cancelled_step_with_an_effect_is_unknown(desk: Desk):
         await call
     with refused(Code.FAILED_PRECONDITION, "OUTCOME_UNKNOWN"):
         await eventually(lambda: _not_running(desk.execute("count", key=key, seconds=30)))
-    assert effects(desk, key) == 1
+    assert effects(desk.system, key) == 1
     assert [each.outcome for each in await desk.calls()] == [tool_pb2.TOOL_OUTCOME_UNKNOWN]
 
 
@@ -188,14 +182,14 @@ async def test_after_a_kill_an_effect_is_not_repeated_and_a_reading_is(desk: Des
     ]
 
     async def begun() -> bool:
-        return effects(desk, key) == 1 and len(await desk.calls(run_id=desk.run_id)) == 2
+        return effects(desk.system, key) == 1 and len(await desk.calls(run_id=desk.run_id)) == 2
 
     await eventually(begun)
     await own.kill()
     await asyncio.gather(*calls, return_exceptions=True)
     with refused(Code.FAILED_PRECONDITION, "OUTCOME_UNKNOWN"):
         await desk.execute("count", "1", attempt=2, key=key, seconds=30)
-    assert effects(desk, key) == 1
+    assert effects(desk.system, key) == 1
     assert (await desk.execute("sleep", "2", attempt=2, seconds=0.5)).result_json == '{"slept":0.5}'
 
 

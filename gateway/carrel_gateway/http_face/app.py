@@ -18,7 +18,8 @@ from carrel_gateway.http_face.api import Api
 from carrel_gateway.http_face.connections import MAX_HEAD_BYTES
 from carrel_gateway.http_face.health import Health
 from carrel_gateway.http_face.layers import AccessLog, ErrorMask, HeadLimit, Identity, Telemetry
-from carrel_gateway.http_face.paths import PATHS, Endpoint
+from carrel_gateway.http_face.operation import Operation
+from carrel_gateway.http_face.paths import OPERATIONS
 from carrel_gateway.http_face.problems import routing_problem
 
 
@@ -61,20 +62,20 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
 
 def routes(api: Api, health: Health) -> list[Route]:
     """All paths, each once with all its verbs: what a 405 says is allowed must be all of them."""
-    by_path: dict[str, dict[str, Endpoint]] = {}
-    for path in PATHS:
-        by_path.setdefault(path.path, {})[path.verb] = path.endpoint
+    by_path: dict[str, dict[str, Operation]] = {}
+    for operation in OPERATIONS:
+        by_path.setdefault(operation.path, {})[operation.verb] = operation
     return [
         Route("/healthz", health.alive),
         Route("/readyz", health.ready),
         Route(openapi.PATH, openapi.Document().serve),
-        *(Route(path, _by_verb(api, endpoints), methods=list(endpoints)) for path, endpoints in by_path.items()),
+        *(Route(path, _by_verb(api, by_verb), methods=list(by_verb)) for path, by_verb in by_path.items()),
     ]
 
 
-def _by_verb(api: Api, endpoints: Mapping[str, Endpoint]) -> Callable[[Request], Awaitable[Response]]:
+def _by_verb(api: Api, operations: Mapping[str, Operation]) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         verb = "GET" if request.method == "HEAD" else request.method
-        return await endpoints[verb](api, request)
+        return await api.answer(operations[verb], request)
 
     return answer

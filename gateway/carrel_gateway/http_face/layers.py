@@ -164,7 +164,6 @@ class Identity:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] not in OPEN_PATHS:
-            call_of(scope).asker = await self._contexts.of(
-                one_authorization(Headers(scope=scope).getlist("authorization"))
-            )
+            given = one_authorization(Headers(scope=scope).getlist("authorization"))
+            call_of(scope).asker = await self._contexts.of(given, scope["client"][0] if scope["client"] else "")
         await self._app(scope, receive, send)

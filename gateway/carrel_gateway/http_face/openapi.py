@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -12,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from carrel_gateway.http_face.json_form import ApiResponse
-from carrel_gateway.http_face.paths import PATHS, Path
+from carrel_gateway.http_face.operation import Operation
+from carrel_gateway.http_face.paths import OPERATIONS
 
 PATH = "/openapi.json"
 
@@ -66,8 +65,8 @@ def document() -> dict[str, Any]:
         "/healthz": {"get": _open("alive", "Whether the process answers.", {"200": "Health"})},
         "/readyz": {"get": _open("ready", "Whether every service behind serves.", {"200": "Health", "503": "Health"})},
     }
-    for path in PATHS:
-        paths.setdefault(path.path, {})[path.verb.lower()] = _operation(path, schemas)
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.verb.lower()] = _operation(operation, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -97,60 +96,76 @@ class Document:
         return ApiResponse(self._document)
 
 
-def _operation(path: Path, schemas: dict[str, Any]) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "operationId": path.name,
-        "summary": _summary(path),
-        "parameters": [*_in_path(path), *_in_query(path.query), *_in_headers(path)],
-        "responses": {str(path.status): _answer(path, schemas), "default": _problem_answer()},
+def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    answers = {str(_status(operation)): _answer(operation, schemas), "default": _problem_answer()}
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [*_in_path(operation), *_in_query(operation.query, schemas), *_in_headers(operation)],
+        "responses": answers,
     }
-    if path.streams:
-        operation["responses"]["204"] = {"description": "There is nothing more to come: ask no more."}
-    if path.uploads:
-        operation["requestBody"] = {
+    if operation.streams:
+        answers["204"] = {"description": "There is nothing more to come: ask no more."}
+    if operation.uploads:
+        described["requestBody"] = {
             "required": True,
             "content": {"text/csv": {"schema": {"description": "The bytes of the file, as they are."}}},
         }
-    if path.body is not None:
-        schemas[path.body.__name__] = path.body.model_json_schema(ref_template="#/components/schemas/{model}")
-        content = {"application/json": {"schema": _ref(path.body.__name__)}}
-        operation["requestBody"] = {"required": not path.body_optional, "content": content}
-    return operation
+    if operation.body is not None:
+        _define(operation.body, schemas)
+        content = {"application/json": {"schema": _ref(operation.body.__name__)}}
+        described["requestBody"] = {"required": bool(operation.required), "content": content}
+    return described
 
 
-def _summary(path: Path) -> str:
-    """The first line of the method's docstring."""
-    return (inspect.getdoc(path.endpoint) or "").partition("\n")[0]
+def _status(operation: Operation) -> int:
+    return operation.status if operation.response.DESCRIPTOR.fields else 204
 
 
-def _in_path(path: Path) -> list[dict[str, Any]]:
-    names = re.findall(r"{(\w+)}", path.path)
-    return [{"name": name, "in": "path", "required": True, "schema": _ID} for name in names]
+def _in_path(operation: Operation) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "schema": _ID} for name in operation.in_path]
 
 
-def _in_query(model: type[BaseModel]) -> list[dict[str, Any]]:
-    properties = model.model_json_schema()["properties"] if model.model_fields else {}
-    return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+def _in_query(model: type[BaseModel], schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    schema = _schema(model, schemas)
+    required = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "schema": member} | ({"required": True} if name in required else {})
+        for name, member in schema.get("properties", {}).items()
+    ]
 
 
-def _in_headers(path: Path) -> list[dict[str, Any]]:
-    return [_REQUEST_ID] * path.repeatable + [_LAST_EVENT] * path.streams
+def _in_headers(operation: Operation) -> list[dict[str, Any]]:
+    return [_REQUEST_ID] * operation.repeatable + [_LAST_EVENT] * operation.streams
 
 
-def _answer(path: Path, schemas: dict[str, Any]) -> dict[str, Any]:
-    if path.answer is None:
+def _define(model: type[BaseModel], schemas: dict[str, Any]) -> None:
+    """Enters the schema of a model, and those of the models within it."""
+    schemas[model.__name__] = _schema(model, schemas)
+
+
+def _schema(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}Form")
+    schemas.update({f"{name}Form": inner for name, inner in schema.pop("$defs", {}).items()})
+    return schema
+
+
+def _answer(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    descriptor: Any = operation.response.DESCRIPTOR
+    if not descriptor.fields:
         return {"description": "Done."}
-    descriptor = path.answer.DESCRIPTOR
+    if operation.streams:
+        description = (
+            "Server-sent events. `id` is the event's place, EPOCH-OFFSET, to go on after; `event` its type; `data` its JSON. "
+            "A stream that cannot go on ends with an event called `problem`."
+        )
+        return {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    if operation.answer:
+        descriptor = descriptor.fields_by_name[operation.answer].message_type
     schema = _message(descriptor, schemas)
-    if path.with_next:
+    if operation.with_next:
         schema = {"allOf": [schema, {"required": ["next"], "properties": {"next": {"type": "string"}}}]}
-    if not path.streams:
-        return {"description": f"{descriptor.name}.", "content": {"application/json": {"schema": schema}}}
-    description = (
-        "Server-sent events. `id` is the event's place, EPOCH-OFFSET, to go on after; `event` its type; `data` its JSON. "
-        "A stream that cannot go on ends with an event called `problem`."
-    )
-    return {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    return {"description": f"{descriptor.name}.", "content": {"application/json": {"schema": schema}}}
 
 
 def _problem_answer() -> dict[str, Any]:

@@ -8,11 +8,12 @@ import json
 import re
 from typing import Any, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 
 from carrel.api.events.v1.event_pb2 import Cursor
 from carrel_chassis.errors import CarrelError, Kind, invalid
+from carrel_gateway.http_face.forms import Strict
 from carrel_gateway.http_face.problems import HttpRefusal
 
 MAX_JSON_BYTES = 1024 * 1024
@@ -24,63 +25,11 @@ _POSITION = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII).fullmatch
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StartRunBody(_Strict):
-    """The body of POST /v1/runs."""
-
-    agent: str
-    input: dict[str, Any] = Field(default_factory=dict)
-    thread_id: str = ""
-    request_id: str = ""
-
-
-class CancelRunBody(_Strict):
-    """The body of POST /v1/runs/{run_id}/cancel; it may be absent."""
-
-    reason: str = ""
-
-
-class CreateThreadBody(_Strict):
-    """The body of POST /v1/threads."""
-
-    title: str = ""
-    request_id: str = ""
-
-
-class RenameThreadBody(_Strict):
-    """The body of PATCH /v1/threads/{thread_id}."""
-
-    title: str
-
-
-class NoQuery(_Strict):
+class NoQuery(Strict):
     """No parameters."""
 
 
-class PageQuery(_Strict):
-    """Which page of a list."""
-
-    page_size: int = Field(default=0, ge=0, le=_MAX_UINT32)
-    page_token: str = ""
-
-
-class RunsQuery(PageQuery):
-    """Which runs; `state` may be repeated."""
-
-    state: list[str] = Field(default_factory=list)
-    thread_id: str = ""
-
-
-class ToolCallsQuery(PageQuery):
-    """Which tool calls."""
-
-    run_id: str = ""
-
-
-class AfterQuery(_Strict):
+class AfterQuery(Strict):
     """Where to begin: after an event id, "EPOCH-OFFSET"."""
 
     after: str = ""

@@ -6,7 +6,6 @@ Written on ASGI: sse-starlette patches uvicorn's signal handling when it is impo
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from carrel.api.events.v1 import event_service_pb2 as events
 from carrel_chassis.errors import CarrelError, Kind
-from carrel_gateway.http_face.json_form import position_text, to_json
+from carrel_gateway.http_face.json_form import encoded, position_text, to_json
 from carrel_gateway.http_face.problems import problem_document
 
 HEARTBEAT_SECONDS = 15.0
@@ -74,11 +73,11 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await _start(send, more=True)
-        await _write(send, f"retry: {RETRY_MS}\n\n")
+        await _write(send, b"retry: %d\n\n" % RETRY_MS)
         while True:
             done, _ = await asyncio.wait({self._next}, timeout=HEARTBEAT_SECONDS)
             if not done:
-                await _write(send, ":\n\n")
+                await _write(send, b":\n\n")
                 continue
             try:
                 message = self._next.result()
@@ -92,27 +91,26 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def encode(message: bytes) -> str:
+def encode(message: bytes) -> bytes:
     """The events of a message, and its position when that is past them: an id without data moves a reader on without a sound."""
     batch = events.SubscribeResponse.FromString(message)
     parts = []
     last = 0
     for event in batch.events:
         if event.cursor.offset:  # a piece of a text that is being written has no place in the log
-            parts.append(f"id: {position_text(event.cursor)}\n")
+            parts.append(b"id: %d-%d\n" % (event.cursor.epoch, event.cursor.offset))
             last = event.cursor.offset
-        data = json.dumps(to_json(event), ensure_ascii=False, separators=(",", ":"))
-        parts.append(f"event: {event.type}\ndata: {data}\n\n")
+        parts.append(b"event: %b\ndata: %b\n\n" % (event.type.encode(), encoded(to_json(event))))
     if batch.HasField("position") and batch.position.offset != last:
-        parts.append(f":\nid: {position_text(batch.position)}\n\n")
-    return "".join(parts) or ":\n\n"
+        parts.append(b":\nid: %b\n\n" % position_text(batch.position).encode())
+    return b"".join(parts) or b":\n\n"
 
 
-def _farewell(error: CarrelError) -> str:
+def _farewell(error: CarrelError) -> bytes:
     """Why a stream ends early. What passes is a comment, and the reader comes back; what does not is an event called `problem`."""
     if error.kind in (Kind.UNAVAILABLE, Kind.TIMEOUT):
-        return f": {error.reason} {error.message}\n\n"
-    return f"event: problem\ndata: {json.dumps(problem_document(error), ensure_ascii=False)}\n\n"
+        return f": {error.reason} {error.message}\n\n".encode()
+    return b"event: problem\ndata: %b\n\n" % encoded(problem_document(error))
 
 
 def _next(messages: Messages) -> asyncio.Future[bytes]:
@@ -139,6 +137,6 @@ async def _start(send: Send, *, more: bool) -> None:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _write(send: Send, text: str) -> None:
-    message: dict[str, Any] = {"type": "http.response.body", "body": text.encode(), "more_body": True}
+async def _write(send: Send, text: bytes) -> None:
+    message: dict[str, Any] = {"type": "http.response.body", "body": text, "more_body": True}
     await send(message)

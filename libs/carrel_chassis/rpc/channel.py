@@ -9,6 +9,7 @@ from opentelemetry.trace import get_current_span
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.rpc.identity import CONTEXT_KEY, SERVICE_KEY
 from carrel_chassis.rpc.server import MAX_MESSAGE_BYTES
+from carrel_chassis.rpc.tls import PeerTls
 from carrel_chassis.signing import ServiceSigner
 
 MAX_METADATA_BYTES = 6 * 1024
@@ -33,11 +34,12 @@ def open_channel(address: str) -> grpc.aio.Channel:
 
 
 class Peer:
-    """Another service, as this one calls it: the channel, and the metadata that proves who calls and for whom."""
+    """Another service, as this one calls it: the channel, with TLS if there is any between services, and the metadata that proves who
+    calls and for whom."""
 
-    def __init__(self, name: str, address: str, signer: ServiceSigner) -> None:
+    def __init__(self, name: str, address: str, signer: ServiceSigner, tls: PeerTls | None = None) -> None:
         self.name = name
-        self.channel = open_channel(address)
+        self.channel = open_channel(address) if tls is None else tls.channel(name, address, _OPTIONS)
         self._signer = signer
 
     def metadata(self, signed_context: bytes = b"") -> Metadata:

@@ -8,6 +8,7 @@ from carrel.api.policy.v1 import policy_pb2
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.rpc.call import Call, Handler, enter
 from carrel_chassis.rpc.layer import Layer
+from carrel_chassis.rpc.tls import names_of
 from carrel_chassis.signing import ContextVerifier, ServiceVerifier
 
 CONTEXT_KEY = "user-context-bin"
@@ -92,6 +93,12 @@ class ContextAuthenticator:
                 Kind.UNAUTHENTICATED, "SERVICE_IDENTITY_INVALID", "The calling service has not proved who it is."
             )
         service = self._services.verify(raw)
+        if (names := names_of(call.context)) and service not in names:
+            raise CarrelError(
+                Kind.UNAUTHENTICATED,
+                "SERVICE_IDENTITY_INVALID",
+                f"The calling service says that it is {service}, and its certificate says otherwise.",
+            )
         if service not in call.policy.services:
             raise CarrelError(Kind.DENIED, "SERVICE_NOT_ALLOWED", f"{service} may not call this method.")
         call.service = service

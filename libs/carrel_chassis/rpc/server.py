@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -70,7 +70,11 @@ class RpcServer:
         revocations: Revocations | None = None,
         credentials: grpc.ServerCredentials | None = None,
         options: Sequence[tuple[str, int]] = (),
+        *,
+        identity_first: bool = False,
     ) -> None:
+        """With `identity_first` a handler does not wait for the request either: who sends none is refused all the same, or timed out.
+        For a server that anybody can reach; it costs a little."""
         self.stopping = asyncio.Event()
         """Set when the server drains; streams watch it and end themselves."""
         self.port = 0
@@ -83,6 +87,7 @@ class RpcServer:
         self._server = grpc.aio.server(options=[*_OPTIONS, *options])
         self._health = health_aio.HealthServicer()
         self._services: list[str] = []
+        self._identity_first = identity_first
 
     def report(self, revocations: Revocations) -> None:
         """Says by the health service whether all revocations are known, and ends no call: for the gateway, whose streams end with those
@@ -107,7 +112,7 @@ class RpcServer:
         self._services.append(service)
 
     def _wrap(self, path: str, policy: Any, handler: Any) -> Any:
-        call_method = compose(self._layers, _innermost(handler))
+        call_method = compose(self._layers, _innermost(handler, self._identity_first))
         streaming, stopping = handler.response_streaming, self.stopping
 
         async def behaviour(request: Any, context: Any) -> Any:
@@ -119,7 +124,8 @@ class RpcServer:
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
             (True, False): grpc.stream_unary_rpc_method_handler,
-        }[handler.request_streaming, streaming]
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming or self._identity_first, streaming]
         # No deserializer: the request is parsed by the innermost handler, after the caller has proved who it is.
         return factory(
             behaviour, request_deserializer=None, response_serializer=_serialized_once(handler.response_serializer)
@@ -177,16 +183,21 @@ def _serving(serving: bool) -> health_pb2.HealthCheckResponse.ServingStatus.Valu
     return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def _innermost(handler: Any) -> Handler:
-    """Parses the request, calls the servicer's method, and writes the messages of a stream."""
+def _innermost(handler: Any, still_to_come: bool) -> Handler:
+    """Parses the request, calls the servicer's method, and writes the messages of a stream. A request that is `still_to_come` is the
+    first message of a stream: on the wire there is no difference."""
     parse = handler.request_deserializer
 
+    async def received(call: Call) -> bytes:
+        request: bytes = await _first(call.request) if still_to_come else call.request
+        return request
+
     async def unary(call: Call) -> Any:
-        return await handler.unary_unary(_parsed(parse, call.request), call.context)
+        return await handler.unary_unary(_parsed(parse, await received(call)), call.context)
 
     async def server_stream(call: Call) -> None:
         write = call.context.write
-        responses = handler.unary_stream(_parsed(parse, call.request), call.context)
+        responses = handler.unary_stream(_parsed(parse, await received(call)), call.context)
         try:
             async for response in responses:
                 await write(response)
@@ -201,6 +212,12 @@ def _innermost(handler: Any) -> Handler:
     if handler.unary_unary is not None:
         return unary
     return server_stream if handler.unary_stream is not None else client_stream
+
+
+async def _first(requests: AsyncIterator[bytes]) -> bytes:
+    async for request in requests:
+        return request
+    raise CarrelError(Kind.INVALID, "MALFORMED_REQUEST", "The call ended without a request.")
 
 
 def _serialized_once(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:

@@ -23,6 +23,7 @@ def ensure_keys(folder: Path) -> None:
     trust = {name: _text(_public(_secret(folder / f"{name}.key"))) for name in IDENTITIES}
     _write_if_changed(folder / "trust.json", json.dumps(trust, indent=1))
     _secret(folder / "master.key")
+    _secret(folder / "corpus.key")
     issuer = _public(_secret(folder / "dev-issuer.key"))
     _write_if_changed(folder / "jwks.json", json.dumps({"keys": [_jwk(issuer)]}, indent=1))
 

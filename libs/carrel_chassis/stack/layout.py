@@ -48,13 +48,28 @@ EVENTS = Service(
         "RETENTION_DATABASE_URL": "carrel_events_retention",
     },
 )
-TOOLS = Service("tools", "carrel_tools", "tool-dispatch", "tools", {"DATABASE_URL": "carrel_tools"})
+TOOLS = Service(
+    "tools",
+    "carrel_tools",
+    "tool-dispatch",
+    "tools",
+    {
+        "DATABASE_URL": "carrel_tools",
+        "ADMIN_DATABASE_URL": "carrel_tools_admin",
+        "KEEPER_DATABASE_URL": "carrel_tools_keeper",
+    },
+)
 EXECUTION = Service(
     "execution",
     "carrel_execution",
     "agent-execution",
     "execution",
-    {"DATABASE_URL": "carrel_execution", "RUNNER_DATABASE_URL": "carrel_execution_runner"},
+    {
+        "DATABASE_URL": "carrel_execution",
+        "RUNNER_DATABASE_URL": "carrel_execution_runner",
+        "STATISTICS_DATABASE_URL": "carrel_execution_statistics",
+        "RETENTION_DATABASE_URL": "carrel_execution_retention",
+    },
 )
 GATEWAY = Service("gateway", "carrel_gateway", "gateway")
 SERVICES = (CONTEXT, EVENTS, TOOLS, EXECUTION, GATEWAY)
@@ -146,8 +161,10 @@ class Surroundings:
         match service.name:
             case "context":
                 return {"MASTER_KEY_FILE": str(self.keys / "master.key")}
+            case "execution":
+                return {"STUCK_FILE": str(self.keys.parent / "stuck-agents")}
             case "tools":
-                return {"CORPUS_DIR": str(self.corpora)}
+                return {"CORPUS_DIR": str(self.corpora), "CORPUS_KEY_FILE": str(self.keys / "corpus.key")}
             case "gateway":
                 return {
                     "HTTP_LISTEN": self.address("gateway_http"),

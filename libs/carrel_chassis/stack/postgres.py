@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import asyncpg
@@ -86,6 +86,7 @@ class EmbeddedPostgres:
         *,
         binaries: Path | None = None,
         fast: bool = False,
+        settings: Mapping[str, str] | None = None,
         user_namespaces: bool = True,
         on_exit: OnExit | None = None,
     ) -> None:
@@ -97,6 +98,7 @@ class EmbeddedPostgres:
         self._port = port
         self._password = password
         self._fast = fast
+        self._settings = _SETTINGS | (_FAST_SETTINGS if fast else {}) | dict(settings or {})
         self._user_namespaces = user_namespaces
         self._on_exit = on_exit
 
@@ -186,8 +188,7 @@ class EmbeddedPostgres:
 
     def _server_arguments(self) -> list[str]:
         arguments = [f"{self._binaries}/postgres", "-D", str(self._data), "-p", str(self._port)]
-        settings = _SETTINGS | (_FAST_SETTINGS if self._fast else {})
-        return arguments + [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return arguments + [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
 
     def _command(self, who: RunAs | None, *arguments: str) -> Command:
         return Command(

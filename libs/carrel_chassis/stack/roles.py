@@ -24,8 +24,13 @@ MIGRATOR = "carrel_migrator"
 SCHEMA_ROLES: Mapping[str, tuple[str, ...]] = {
     "context": ("carrel_context", "carrel_context_admin", "carrel_context_revocations"),
     "events": ("carrel_events", "carrel_events_writer", "carrel_events_retention"),
-    "tools": ("carrel_tools",),
-    "execution": ("carrel_execution", "carrel_execution_runner"),
+    "tools": ("carrel_tools", "carrel_tools_admin", "carrel_tools_keeper"),
+    "execution": (
+        "carrel_execution",
+        "carrel_execution_runner",
+        "carrel_execution_statistics",
+        "carrel_execution_retention",
+    ),
 }
 """The roles that log in to work in a schema. All but the first see across users, by policies on just the tables they need."""
 SERVICE_ROLES = tuple(role for roles in SCHEMA_ROLES.values() for role in roles)

@@ -48,6 +48,8 @@ class StackSettings:
     """An external NATS server. None runs our own."""
     fast: bool = False
     """For tests: no durability."""
+    postgres_settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of our own PostgreSQL that differ from those it is always started with."""
     service_environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment of each service, such as CARREL_LOG_LEVEL."""
     only: tuple[str, ...] | None = None
@@ -140,6 +142,11 @@ class Stack:
         assert self._server is not None, "the stack is not started"
         return self._server.admin_url
 
+    def admin_url_of(self, database: str) -> str:
+        """The same, into another database of the server."""
+        assert self._server is not None, "the stack is not started"
+        return self._server.admin_url_of(database)
+
     def database_url(self, role: str) -> str:
         """`postgresql+asyncpg://...` of one of `roles.LOGIN_ROLES`."""
         return self._known.database_urls[role]
@@ -198,6 +205,7 @@ class Stack:
                 chosen["postgres"],
                 self._passwords["postgres"],
                 fast=settings.fast,
+                settings=settings.postgres_settings,
                 user_namespaces=settings.user_namespaces,
                 on_exit=self._report,
             )

@@ -73,26 +73,25 @@ Global___AuthenticatedUser: _TypeAlias = AuthenticatedUser  # noqa: Y015
 
 @_typing.final
 class ScheduledJob(_message.Message):
-    """A job that a user has scheduled: nobody is signed in when it runs, and the schedule is its session."""
+    """A job that a user has scheduled: nobody is signed in when it runs. Its context is that of the session in which the schedule was made,
+    however old that is, with what the session had and the user may still do.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TENANT_ID_FIELD_NUMBER: _builtins.int
-    USER_ID_FIELD_NUMBER: _builtins.int
-    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
-    tenant_id: _builtins.str
-    user_id: _builtins.str
-    schedule_id: _builtins.str
+    GRANT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def grant(self) -> _user_context_pb2.SignedUserContext:
+        """The context that the schedule was made with, as it was stored; it may have expired since."""
+
     def __init__(
         self,
         *,
-        tenant_id: _builtins.str = ...,
-        user_id: _builtins.str = ...,
-        schedule_id: _builtins.str = ...,
+        grant: _user_context_pb2.SignedUserContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_id", b"schedule_id", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(carrel/api/context/v1/user_context.proto\x12\x15\x63\x61rrel.api.context.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x01\n\x0eResourceLimits\x12\x14\n\x0crunning_runs\x18\x01 \x01(\r\x12\x13\n\x0bqueued_runs\x18\x02 \x01(\r\x12\x19\n\x11\x64\x61tabase_sessions\x18\x03 \x01(\r\x12\x1d\n\x15tool_calls_per_minute\x18\x04 \x01(\r\x12\x14\n\x0copen_streams\x18\x05 \x01(\r\x12\x1a\n\x12isolated_memory_mb\x18\x06 \x01(\r\"\xea\x03\n\x0bUserContext\x12\x12\n\ncontext_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x11\n\tthread_id\x18\x04 \x01(\t\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\rconnection_id\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\x12\x0e\n\x06scopes\x18\t \x03(\t\x12\x11\n\taudiences\x18\n \x03(\t\x12\x35\n\x06limits\x18\x0b \x01(\x0b\x32%.carrel.api.context.v1.ResourceLimits\x12.\n\nissue_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x64\x65pth\x18\x0e \x01(\r\x12\x19\n\x11parent_context_id\x18\x0f \x01(\t\x12\r\n\x05\x61gent\x18\x10 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x11 \x01(\r\x12<\n\rtenant_limits\x18\x12 \x01(\x0b\x32%.carrel.api.context.v1.ResourceLimits\"G\n\x11SignedUserContext\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x95\x01\n\x0fServiceIdentity\x12\x0f\n\x07service\x18\x01 \x01(\t\x12.\n\nissue_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\"<\n\x15SignedServiceIdentity\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(carrel/api/context/v1/user_context.proto\x12\x15\x63\x61rrel.api.context.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x01\n\x0eResourceLimits\x12\x14\n\x0crunning_runs\x18\x01 \x01(\r\x12\x13\n\x0bqueued_runs\x18\x02 \x01(\r\x12\x19\n\x11\x64\x61tabase_sessions\x18\x03 \x01(\r\x12\x1d\n\x15tool_calls_per_minute\x18\x04 \x01(\r\x12\x14\n\x0copen_streams\x18\x05 \x01(\r\x12\x1a\n\x12isolated_memory_mb\x18\x06 \x01(\r\x12\x0e\n\x06weight\x18\x07 \x01(\r\"\xea\x03\n\x0bUserContext\x12\x12\n\ncontext_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x11\n\tthread_id\x18\x04 \x01(\t\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\rconnection_id\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\x12\x0e\n\x06scopes\x18\t \x03(\t\x12\x11\n\taudiences\x18\n \x03(\t\x12\x35\n\x06limits\x18\x0b \x01(\x0b\x32%.carrel.api.context.v1.ResourceLimits\x12.\n\nissue_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x64\x65pth\x18\x0e \x01(\r\x12\x19\n\x11parent_context_id\x18\x0f \x01(\t\x12\r\n\x05\x61gent\x18\x10 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x11 \x01(\r\x12<\n\rtenant_limits\x18\x12 \x01(\x0b\x32%.carrel.api.context.v1.ResourceLimits\"G\n\x11SignedUserContext\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x95\x01\n\x0fServiceIdentity\x12\x0f\n\x07service\x18\x01 \x01(\t\x12.\n\nissue_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\"<\n\x15SignedServiceIdentity\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carrel.api.context.v1.user_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RESOURCELIMITS']._serialized_start=101
-  _globals['_RESOURCELIMITS']._serialized_end=268
-  _globals['_USERCONTEXT']._serialized_start=271
-  _globals['_USERCONTEXT']._serialized_end=761
-  _globals['_SIGNEDUSERCONTEXT']._serialized_start=763
-  _globals['_SIGNEDUSERCONTEXT']._serialized_end=834
-  _globals['_SERVICEIDENTITY']._serialized_start=837
-  _globals['_SERVICEIDENTITY']._serialized_end=986
-  _globals['_SIGNEDSERVICEIDENTITY']._serialized_start=988
-  _globals['_SIGNEDSERVICEIDENTITY']._serialized_end=1048
+  _globals['_RESOURCELIMITS']._serialized_end=284
+  _globals['_USERCONTEXT']._serialized_start=287
+  _globals['_USERCONTEXT']._serialized_end=777
+  _globals['_SIGNEDUSERCONTEXT']._serialized_start=779
+  _globals['_SIGNEDUSERCONTEXT']._serialized_end=850
+  _globals['_SERVICEIDENTITY']._serialized_start=853
+  _globals['_SERVICEIDENTITY']._serialized_end=1002
+  _globals['_SIGNEDSERVICEIDENTITY']._serialized_start=1004
+  _globals['_SIGNEDSERVICEIDENTITY']._serialized_end=1064
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,7 @@ class ResourceLimits(_message.Message):
     TOOL_CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     OPEN_STREAMS_FIELD_NUMBER: _builtins.int
     ISOLATED_MEMORY_MB_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     running_runs: _builtins.int
     queued_runs: _builtins.int
     database_sessions: _builtins.int
@@ -38,6 +39,10 @@ class ResourceLimits(_message.Message):
     open_streams: _builtins.int
     isolated_memory_mb: _builtins.int
     """Memory of an agent in a process of its own, in MiB."""
+    weight: _builtins.int
+    """The share of the turns when more runs wait than are worked on: a user with 3 takes three turns where another takes one. Of a tenant:
+    its users take so many turns together; with 0 each of them takes turns as a user.
+    """
     def __init__(
         self,
         *,
@@ -47,10 +52,11 @@ class ResourceLimits(_message.Message):
         tool_calls_per_minute: _builtins.int = ...,
         open_streams: _builtins.int = ...,
         isolated_memory_mb: _builtins.int = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_sessions", b"database_sessions", "isolated_memory_mb", b"isolated_memory_mb", "open_streams", b"open_streams", "queued_runs", b"queued_runs", "running_runs", b"running_runs", "tool_calls_per_minute", b"tool_calls_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database_sessions", b"database_sessions", "isolated_memory_mb", b"isolated_memory_mb", "open_streams", b"open_streams", "queued_runs", b"queued_runs", "running_runs", b"running_runs", "tool_calls_per_minute", b"tool_calls_per_minute", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

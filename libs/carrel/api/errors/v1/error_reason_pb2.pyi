@@ -63,6 +63,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A child may not be wider than its parent."""
     ERROR_REASON_RUN_CANNOT_RESOLVE: _ErrorReason.ValueType  # 26
     """The context belongs to a run, and only a person may answer what a run waits for."""
+    ERROR_REASON_TOOL_CALL_DENIED: _ErrorReason.ValueType  # 27
+    """The caller may use the tool, but the tenant's policy forbids it with these arguments."""
     ERROR_REASON_INVALID_ARGUMENT: _ErrorReason.ValueType  # 40
     """INVALID_ARGUMENT: wrong whatever the state is; BadRequest names the field.
 
@@ -88,6 +90,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_THREAD_NOT_FOUND: _ErrorReason.ValueType  # 68
     ERROR_REASON_WAIT_NOT_FOUND: _ErrorReason.ValueType  # 69
     ERROR_REASON_SCHEDULE_NOT_FOUND: _ErrorReason.ValueType  # 70
+    ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 71
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION and ABORTED: the state forbids it, or somebody was faster.
 
@@ -115,6 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The wait was answered already, has expired, or its run is over."""
     ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 91
     """The user has to consent to this call of a tool first."""
+    ERROR_REASON_POLICY_CHANGED: _ErrorReason.ValueType  # 92
+    """The rules were changed since the caller has read them."""
     ERROR_REASON_HISTORY_TRUNCATED: _ErrorReason.ValueType  # 100
     """OUT_OF_RANGE: the cursor is older than what is kept, or of another epoch; the metadata names the oldest offset."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 120
@@ -179,6 +184,8 @@ ERROR_REASON_WIDENING_REFUSED: ErrorReason.ValueType  # 25
 """A child may not be wider than its parent."""
 ERROR_REASON_RUN_CANNOT_RESOLVE: ErrorReason.ValueType  # 26
 """The context belongs to a run, and only a person may answer what a run waits for."""
+ERROR_REASON_TOOL_CALL_DENIED: ErrorReason.ValueType  # 27
+"""The caller may use the tool, but the tenant's policy forbids it with these arguments."""
 ERROR_REASON_INVALID_ARGUMENT: ErrorReason.ValueType  # 40
 """INVALID_ARGUMENT: wrong whatever the state is; BadRequest names the field.
 
@@ -204,6 +211,7 @@ ERROR_REASON_TENANT_NOT_FOUND: ErrorReason.ValueType  # 67
 ERROR_REASON_THREAD_NOT_FOUND: ErrorReason.ValueType  # 68
 ERROR_REASON_WAIT_NOT_FOUND: ErrorReason.ValueType  # 69
 ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason.ValueType  # 70
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 71
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION and ABORTED: the state forbids it, or somebody was faster.
 
@@ -231,6 +239,8 @@ ERROR_REASON_WAIT_OVER: ErrorReason.ValueType  # 90
 """The wait was answered already, has expired, or its run is over."""
 ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 91
 """The user has to consent to this call of a tool first."""
+ERROR_REASON_POLICY_CHANGED: ErrorReason.ValueType  # 92
+"""The rules were changed since the caller has read them."""
 ERROR_REASON_HISTORY_TRUNCATED: ErrorReason.ValueType  # 100
 """OUT_OF_RANGE: the cursor is older than what is kept, or of another epoch; the metadata names the oldest offset."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 120

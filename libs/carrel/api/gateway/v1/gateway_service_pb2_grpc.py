@@ -55,6 +55,31 @@ class GatewayServiceStub:
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.RepeatRun = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/RepeatRun',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RepeatRunRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RepeatRunResponse.FromString,
+                _registered_method=True)
+        self.ListSteps = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/ListSteps',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListStepsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListStepsResponse.FromString,
+                _registered_method=True)
+        self.ListWaits = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/ListWaits',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListWaitsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListWaitsResponse.FromString,
+                _registered_method=True)
+        self.ResolveWait = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/ResolveWait',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ResolveWaitRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ResolveWaitResponse.FromString,
+                _registered_method=True)
+        self.GetRunStatistics = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/GetRunStatistics',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStatisticsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStatisticsResponse.FromString,
+                _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/carrel.api.gateway.v1.GatewayService/WatchRun',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.WatchRunRequest.SerializeToString,
@@ -70,25 +95,70 @@ class GatewayServiceStub:
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.GetRunState = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/GetRunState',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStateRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStateResponse.FromString,
+                _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/carrel.api.gateway.v1.GatewayService/ListAgents',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAgentsResponse.FromString,
+                _registered_method=True)
+        self.CreateSchedule = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/CreateSchedule',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateScheduleRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateScheduleResponse.FromString,
+                _registered_method=True)
+        self.GetSchedule = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/GetSchedule',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetScheduleRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListSchedules = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/ListSchedules',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSchedulesRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSchedulesResponse.FromString,
+                _registered_method=True)
+        self.PauseSchedule = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/PauseSchedule',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.PauseScheduleRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.PauseScheduleResponse.FromString,
+                _registered_method=True)
+        self.DeleteSchedule = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/DeleteSchedule',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteScheduleRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteScheduleResponse.FromString,
                 _registered_method=True)
         self.ListTools = channel.unary_unary(
                 '/carrel.api.gateway.v1.GatewayService/ListTools',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolsRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolsResponse.FromString,
                 _registered_method=True)
+        self.GetTool = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/GetTool',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolResponse.FromString,
+                _registered_method=True)
         self.ListToolCalls = channel.unary_unary(
                 '/carrel.api.gateway.v1.GatewayService/ListToolCalls',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolCallsRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolCallsResponse.FromString,
                 _registered_method=True)
+        self.ListToolDecisions = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/ListToolDecisions',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolDecisionsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolDecisionsResponse.FromString,
+                _registered_method=True)
         self.UploadCorpus = channel.stream_unary(
                 '/carrel.api.gateway.v1.GatewayService/UploadCorpus',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusResponse.FromString,
+                _registered_method=True)
+        self.GetCorpus = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/GetCorpus',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCorpusRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCorpusResponse.FromString,
                 _registered_method=True)
         self.ListCorpora = channel.unary_unary(
                 '/carrel.api.gateway.v1.GatewayService/ListCorpora',
@@ -125,6 +195,16 @@ class GatewayServiceStub:
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/ListSessions',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.EndSession = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/EndSession',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EndSessionRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EndSessionResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer:
@@ -134,7 +214,8 @@ class GatewayServiceServicer:
     def StartRun(self, request, context):
         """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
         The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
-        Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
+        Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
+        agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,14 +236,56 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Asks a run to stop; see GetRun or WatchRun for when it has. Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """Asks a run to stop, and waits for that as long as `wait` says. A queued or waiting run is CANCELLED at once; a running one is
+        CANCELLING until its work has stopped, and then ends with `run_cancelled`. The answer lists what has stopped and what has not;
+        nothing of the latter can write an event, a step or a state any more. A final run is returned as it is.
+        Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepeatRun(self, request, context):
+        """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
+        same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSteps(self, request, context):
+        """Lists the journal of a run in the order of its steps, by page. Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWaits(self, request, context):
+        """Lists what the user's runs wait for, oldest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveWait(self, request, context):
+        """Answers a wait; the run goes on. Safe to repeat with the same answer. Only a person's own session or key may: the context of a run is
+        refused with PERMISSION_DENIED (RUN_CANNOT_RESOLVE). Fails with NOT_FOUND (WAIT_NOT_FOUND), INVALID_ARGUMENT (the answer is not what
+        was asked for, or the digest is another), FAILED_PRECONDITION (WAIT_OVER).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunStatistics(self, request, context):
+        """How the user's runs ended, by agent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """Streams the events of one run from its beginning, or after a cursor, and ends after its final event.
+        """Streams the events of one run from its beginning, or after a cursor, and ends after its final event. While it is open, the run is
+        followed: one that is to be cancelled when nobody follows it goes on.
         Fails with NOT_FOUND (RUN_NOT_FOUND); a stream that ends with UNAVAILABLE is opened again with the last position.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -185,8 +308,52 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRunState(self, request, context):
+        """Returns what is known of a run now, for a reader that comes late, with the position to subscribe after.
+        Fails with NOT_FOUND (RUN_NOT_FOUND) when the log has no event of the run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAgents(self, request, context):
         """Lists the agents that can be started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSchedule(self, request, context):
+        """Makes a schedule. The same `request_id` again returns the same schedule.
+        Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSchedule(self, request, context):
+        """Returns a schedule. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSchedules(self, request, context):
+        """Lists the user's schedules, newest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSchedule(self, request, context):
+        """Pauses a schedule, or lets it go on from now. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedule(self, request, context):
+        """Deletes a schedule; what it has started goes on. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,8 +366,22 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTool(self, request, context):
+        """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListToolCalls(self, request, context):
         """Lists the tool calls of the user, newest first, by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListToolDecisions(self, request, context):
+        """Lists what was decided for the caller, newest first, by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,6 +390,13 @@ class GatewayServiceServicer:
     def UploadCorpus(self, request_iterator, context):
         """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
         Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCorpus(self, request, context):
+        """Returns what is known of a corpus. Fails with NOT_FOUND (CORPUS_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,6 +452,21 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """Lists the user's sessions, the newest first, by page. One that nobody has used for 30 days is forgotten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndSession(self, request, context):
+        """Ends a session: within 2 seconds its contexts are refused, its streams end, and the runs that it started are cancelled. An API key
+        is revoked with it. Safe to repeat; the caller's own may be ended too. Fails with NOT_FOUND (SESSION_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -287,6 +490,31 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelRunRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelRunResponse.SerializeToString,
             ),
+            'RepeatRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepeatRun,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RepeatRunRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RepeatRunResponse.SerializeToString,
+            ),
+            'ListSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSteps,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListStepsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListStepsResponse.SerializeToString,
+            ),
+            'ListWaits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWaits,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListWaitsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListWaitsResponse.SerializeToString,
+            ),
+            'ResolveWait': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveWait,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ResolveWaitRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ResolveWaitResponse.SerializeToString,
+            ),
+            'GetRunStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunStatistics,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStatisticsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStatisticsResponse.SerializeToString,
+            ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.WatchRunRequest.FromString,
@@ -302,25 +530,70 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListEventsRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListEventsResponse.SerializeToString,
             ),
+            'GetRunState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunState,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStateRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStateResponse.SerializeToString,
+            ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'CreateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSchedule,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateScheduleRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateScheduleResponse.SerializeToString,
+            ),
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSchedule,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetScheduleRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'ListSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSchedules,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSchedulesRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSchedulesResponse.SerializeToString,
+            ),
+            'PauseSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSchedule,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.PauseScheduleRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.PauseScheduleResponse.SerializeToString,
+            ),
+            'DeleteSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedule,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteScheduleRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteScheduleResponse.SerializeToString,
             ),
             'ListTools': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTools,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolsRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolsResponse.SerializeToString,
             ),
+            'GetTool': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTool,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolResponse.SerializeToString,
+            ),
             'ListToolCalls': grpc.unary_unary_rpc_method_handler(
                     servicer.ListToolCalls,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolCallsRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolCallsResponse.SerializeToString,
             ),
+            'ListToolDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListToolDecisions,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolDecisionsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolDecisionsResponse.SerializeToString,
+            ),
             'UploadCorpus': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadCorpus,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusResponse.SerializeToString,
+            ),
+            'GetCorpus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCorpus,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCorpusRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCorpusResponse.SerializeToString,
             ),
             'ListCorpora': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCorpora,
@@ -356,6 +629,16 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.DeleteThread,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSessionsRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'EndSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndSession,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EndSessionRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EndSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -478,6 +761,141 @@ class GatewayService:
             _registered_method=True)
 
     @staticmethod
+    def RepeatRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/RepeatRun',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RepeatRunRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.RepeatRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/ListSteps',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListStepsRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWaits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/ListWaits',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListWaitsRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListWaitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveWait(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/ResolveWait',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ResolveWaitRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ResolveWaitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/GetRunStatistics',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStatisticsRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchRun(request,
             target,
             options=(),
@@ -559,6 +977,33 @@ class GatewayService:
             _registered_method=True)
 
     @staticmethod
+    def GetRunState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/GetRunState',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStateRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetRunStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListAgents(request,
             target,
             options=(),
@@ -575,6 +1020,141 @@ class GatewayService:
             '/carrel.api.gateway.v1.GatewayService/ListAgents',
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAgentsRequest.SerializeToString,
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/CreateSchedule',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateScheduleRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CreateScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/GetSchedule',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetScheduleRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/ListSchedules',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSchedulesRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/PauseSchedule',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.PauseScheduleRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.PauseScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/DeleteSchedule',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteScheduleRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -613,6 +1193,33 @@ class GatewayService:
             _registered_method=True)
 
     @staticmethod
+    def GetTool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/GetTool',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListToolCalls(request,
             target,
             options=(),
@@ -640,6 +1247,33 @@ class GatewayService:
             _registered_method=True)
 
     @staticmethod
+    def ListToolDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/ListToolDecisions',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolDecisionsRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def UploadCorpus(request_iterator,
             target,
             options=(),
@@ -656,6 +1290,33 @@ class GatewayService:
             '/carrel.api.gateway.v1.GatewayService/UploadCorpus',
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusRequest.SerializeToString,
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCorpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/GetCorpus',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCorpusRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCorpusResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -845,6 +1506,60 @@ class GatewayService:
             '/carrel.api.gateway.v1.GatewayService/DeleteThread',
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadRequest.SerializeToString,
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteThreadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/ListSessions',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSessionsRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/EndSession',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EndSessionRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EndSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

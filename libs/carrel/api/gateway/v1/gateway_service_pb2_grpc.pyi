@@ -36,16 +36,37 @@ class GatewayServiceStub:
     StartRun: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.StartRunRequest, _gateway_service_pb2.StartRunResponse]
     """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
     The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
-    Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
+    Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
+    agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetRunRequest, _gateway_service_pb2.GetRunResponse]
     """Returns a run with its input and result. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListRunsRequest, _gateway_service_pb2.ListRunsResponse]
     """Lists the user's runs, newest first, by page, without their results."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelRunRequest, _gateway_service_pb2.CancelRunResponse]
-    """Asks a run to stop; see GetRun or WatchRun for when it has. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+    """Asks a run to stop, and waits for that as long as `wait` says. A queued or waiting run is CANCELLED at once; a running one is
+    CANCELLING until its work has stopped, and then ends with `run_cancelled`. The answer lists what has stopped and what has not;
+    nothing of the latter can write an event, a step or a state any more. A final run is returned as it is.
+    Fails with NOT_FOUND (RUN_NOT_FOUND).
+    """
+    RepeatRun: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.RepeatRunRequest, _gateway_service_pb2.RepeatRunResponse]
+    """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
+    same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+    """
+    ListSteps: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListStepsRequest, _gateway_service_pb2.ListStepsResponse]
+    """Lists the journal of a run in the order of its steps, by page. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+    ListWaits: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListWaitsRequest, _gateway_service_pb2.ListWaitsResponse]
+    """Lists what the user's runs wait for, oldest first, by page."""
+    ResolveWait: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ResolveWaitRequest, _gateway_service_pb2.ResolveWaitResponse]
+    """Answers a wait; the run goes on. Safe to repeat with the same answer. Only a person's own session or key may: the context of a run is
+    refused with PERMISSION_DENIED (RUN_CANNOT_RESOLVE). Fails with NOT_FOUND (WAIT_NOT_FOUND), INVALID_ARGUMENT (the answer is not what
+    was asked for, or the digest is another), FAILED_PRECONDITION (WAIT_OVER).
+    """
+    GetRunStatistics: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetRunStatisticsRequest, _gateway_service_pb2.GetRunStatisticsResponse]
+    """How the user's runs ended, by agent."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_gateway_service_pb2.WatchRunRequest, _gateway_service_pb2.WatchRunResponse]
-    """Streams the events of one run from its beginning, or after a cursor, and ends after its final event.
+    """Streams the events of one run from its beginning, or after a cursor, and ends after its final event. While it is open, the run is
+    followed: one that is to be cancelled when nobody follows it goes on.
     Fails with NOT_FOUND (RUN_NOT_FOUND); a stream that ends with UNAVAILABLE is opened again with the last position.
     """
     Subscribe: _grpc.UnaryStreamMultiCallable[_gateway_service_pb2.SubscribeRequest, _gateway_service_pb2.SubscribeResponse]
@@ -55,16 +76,38 @@ class GatewayServiceStub:
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListEventsRequest, _gateway_service_pb2.ListEventsResponse]
     """Lists events after a cursor, oldest first, by page. Fails like Subscribe."""
+    GetRunState: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetRunStateRequest, _gateway_service_pb2.GetRunStateResponse]
+    """Returns what is known of a run now, for a reader that comes late, with the position to subscribe after.
+    Fails with NOT_FOUND (RUN_NOT_FOUND) when the log has no event of the run.
+    """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListAgentsRequest, _gateway_service_pb2.ListAgentsResponse]
     """Lists the agents that can be started."""
+    CreateSchedule: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CreateScheduleRequest, _gateway_service_pb2.CreateScheduleResponse]
+    """Makes a schedule. The same `request_id` again returns the same schedule.
+    Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+    """
+    GetSchedule: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetScheduleRequest, _gateway_service_pb2.GetScheduleResponse]
+    """Returns a schedule. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+    ListSchedules: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListSchedulesRequest, _gateway_service_pb2.ListSchedulesResponse]
+    """Lists the user's schedules, newest first, by page."""
+    PauseSchedule: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.PauseScheduleRequest, _gateway_service_pb2.PauseScheduleResponse]
+    """Pauses a schedule, or lets it go on from now. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+    DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteScheduleRequest, _gateway_service_pb2.DeleteScheduleResponse]
+    """Deletes a schedule; what it has started goes on. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
     ListTools: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolsRequest, _gateway_service_pb2.ListToolsResponse]
     """Lists the tools that the user's agents may use now."""
+    GetTool: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolRequest, _gateway_service_pb2.GetToolResponse]
+    """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolCallsRequest, _gateway_service_pb2.ListToolCallsResponse]
     """Lists the tool calls of the user, newest first, by page."""
+    ListToolDecisions: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolDecisionsRequest, _gateway_service_pb2.ListToolDecisionsResponse]
+    """Lists what was decided for the caller, newest first, by page."""
     UploadCorpus: _grpc.StreamUnaryMultiCallable[_gateway_service_pb2.UploadCorpusRequest, _gateway_service_pb2.UploadCorpusResponse]
     """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
     Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
     """
+    GetCorpus: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetCorpusRequest, _gateway_service_pb2.GetCorpusResponse]
+    """Returns what is known of a corpus. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
     ListCorpora: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListCorporaRequest, _gateway_service_pb2.ListCorporaResponse]
     """Lists the user's corpora by name, by page."""
     DeleteCorpus: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteCorpusRequest, _gateway_service_pb2.DeleteCorpusResponse]
@@ -81,6 +124,12 @@ class GatewayServiceStub:
     """Gives a thread another title. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
     DeleteThread: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteThreadRequest, _gateway_service_pb2.DeleteThreadResponse]
     """Deletes a thread from the list; its runs and events stay. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListSessionsRequest, _gateway_service_pb2.ListSessionsResponse]
+    """Lists the user's sessions, the newest first, by page. One that nobody has used for 30 days is forgotten."""
+    EndSession: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.EndSessionRequest, _gateway_service_pb2.EndSessionResponse]
+    """Ends a session: within 2 seconds its contexts are refused, its streams end, and the runs that it started are cancelled. An API key
+    is revoked with it. Safe to repeat; the caller's own may be ended too. Fails with NOT_FOUND (SESSION_NOT_FOUND).
+    """
 
 @_typing.type_check_only
 class GatewayServiceAsyncStub(GatewayServiceStub):
@@ -90,16 +139,37 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     StartRun: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.StartRunRequest, _gateway_service_pb2.StartRunResponse]  # type: ignore[assignment]
     """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
     The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
-    Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
+    Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
+    agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetRunRequest, _gateway_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """Returns a run with its input and result. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListRunsRequest, _gateway_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists the user's runs, newest first, by page, without their results."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelRunRequest, _gateway_service_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """Asks a run to stop; see GetRun or WatchRun for when it has. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+    """Asks a run to stop, and waits for that as long as `wait` says. A queued or waiting run is CANCELLED at once; a running one is
+    CANCELLING until its work has stopped, and then ends with `run_cancelled`. The answer lists what has stopped and what has not;
+    nothing of the latter can write an event, a step or a state any more. A final run is returned as it is.
+    Fails with NOT_FOUND (RUN_NOT_FOUND).
+    """
+    RepeatRun: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.RepeatRunRequest, _gateway_service_pb2.RepeatRunResponse]  # type: ignore[assignment]
+    """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
+    same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+    """
+    ListSteps: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListStepsRequest, _gateway_service_pb2.ListStepsResponse]  # type: ignore[assignment]
+    """Lists the journal of a run in the order of its steps, by page. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+    ListWaits: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListWaitsRequest, _gateway_service_pb2.ListWaitsResponse]  # type: ignore[assignment]
+    """Lists what the user's runs wait for, oldest first, by page."""
+    ResolveWait: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ResolveWaitRequest, _gateway_service_pb2.ResolveWaitResponse]  # type: ignore[assignment]
+    """Answers a wait; the run goes on. Safe to repeat with the same answer. Only a person's own session or key may: the context of a run is
+    refused with PERMISSION_DENIED (RUN_CANNOT_RESOLVE). Fails with NOT_FOUND (WAIT_NOT_FOUND), INVALID_ARGUMENT (the answer is not what
+    was asked for, or the digest is another), FAILED_PRECONDITION (WAIT_OVER).
+    """
+    GetRunStatistics: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetRunStatisticsRequest, _gateway_service_pb2.GetRunStatisticsResponse]  # type: ignore[assignment]
+    """How the user's runs ended, by agent."""
     WatchRun: _aio.UnaryStreamMultiCallable[_gateway_service_pb2.WatchRunRequest, _gateway_service_pb2.WatchRunResponse]  # type: ignore[assignment]
-    """Streams the events of one run from its beginning, or after a cursor, and ends after its final event.
+    """Streams the events of one run from its beginning, or after a cursor, and ends after its final event. While it is open, the run is
+    followed: one that is to be cancelled when nobody follows it goes on.
     Fails with NOT_FOUND (RUN_NOT_FOUND); a stream that ends with UNAVAILABLE is opened again with the last position.
     """
     Subscribe: _aio.UnaryStreamMultiCallable[_gateway_service_pb2.SubscribeRequest, _gateway_service_pb2.SubscribeResponse]  # type: ignore[assignment]
@@ -109,16 +179,38 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListEventsRequest, _gateway_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events after a cursor, oldest first, by page. Fails like Subscribe."""
+    GetRunState: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetRunStateRequest, _gateway_service_pb2.GetRunStateResponse]  # type: ignore[assignment]
+    """Returns what is known of a run now, for a reader that comes late, with the position to subscribe after.
+    Fails with NOT_FOUND (RUN_NOT_FOUND) when the log has no event of the run.
+    """
     ListAgents: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListAgentsRequest, _gateway_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the agents that can be started."""
+    CreateSchedule: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CreateScheduleRequest, _gateway_service_pb2.CreateScheduleResponse]  # type: ignore[assignment]
+    """Makes a schedule. The same `request_id` again returns the same schedule.
+    Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+    """
+    GetSchedule: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetScheduleRequest, _gateway_service_pb2.GetScheduleResponse]  # type: ignore[assignment]
+    """Returns a schedule. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+    ListSchedules: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListSchedulesRequest, _gateway_service_pb2.ListSchedulesResponse]  # type: ignore[assignment]
+    """Lists the user's schedules, newest first, by page."""
+    PauseSchedule: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.PauseScheduleRequest, _gateway_service_pb2.PauseScheduleResponse]  # type: ignore[assignment]
+    """Pauses a schedule, or lets it go on from now. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+    DeleteSchedule: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteScheduleRequest, _gateway_service_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
+    """Deletes a schedule; what it has started goes on. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
     ListTools: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolsRequest, _gateway_service_pb2.ListToolsResponse]  # type: ignore[assignment]
     """Lists the tools that the user's agents may use now."""
+    GetTool: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolRequest, _gateway_service_pb2.GetToolResponse]  # type: ignore[assignment]
+    """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
     ListToolCalls: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolCallsRequest, _gateway_service_pb2.ListToolCallsResponse]  # type: ignore[assignment]
     """Lists the tool calls of the user, newest first, by page."""
+    ListToolDecisions: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolDecisionsRequest, _gateway_service_pb2.ListToolDecisionsResponse]  # type: ignore[assignment]
+    """Lists what was decided for the caller, newest first, by page."""
     UploadCorpus: _aio.StreamUnaryMultiCallable[_gateway_service_pb2.UploadCorpusRequest, _gateway_service_pb2.UploadCorpusResponse]  # type: ignore[assignment]
     """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
     Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
     """
+    GetCorpus: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetCorpusRequest, _gateway_service_pb2.GetCorpusResponse]  # type: ignore[assignment]
+    """Returns what is known of a corpus. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
     ListCorpora: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListCorporaRequest, _gateway_service_pb2.ListCorporaResponse]  # type: ignore[assignment]
     """Lists the user's corpora by name, by page."""
     DeleteCorpus: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteCorpusRequest, _gateway_service_pb2.DeleteCorpusResponse]  # type: ignore[assignment]
@@ -135,6 +227,12 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Gives a thread another title. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
     DeleteThread: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteThreadRequest, _gateway_service_pb2.DeleteThreadResponse]  # type: ignore[assignment]
     """Deletes a thread from the list; its runs and events stay. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListSessionsRequest, _gateway_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Lists the user's sessions, the newest first, by page. One that nobody has used for 30 days is forgotten."""
+    EndSession: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.EndSessionRequest, _gateway_service_pb2.EndSessionResponse]  # type: ignore[assignment]
+    """Ends a session: within 2 seconds its contexts are refused, its streams end, and the runs that it started are cancelled. An API key
+    is revoked with it. Safe to repeat; the caller's own may be ended too. Fails with NOT_FOUND (SESSION_NOT_FOUND).
+    """
 
 class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     """Everything a client does. Each call carries `authorization: Bearer <API key or JWT>` and concerns the user of that credential alone."""
@@ -147,7 +245,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_gateway_service_pb2.StartRunResponse, _abc.Awaitable[_gateway_service_pb2.StartRunResponse]]:
         """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
         The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
-        Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
+        Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
+        agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
         """
 
     @_abc_1.abstractmethod
@@ -172,7 +271,56 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_service_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.CancelRunResponse, _abc.Awaitable[_gateway_service_pb2.CancelRunResponse]]:
-        """Asks a run to stop; see GetRun or WatchRun for when it has. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+        """Asks a run to stop, and waits for that as long as `wait` says. A queued or waiting run is CANCELLED at once; a running one is
+        CANCELLING until its work has stopped, and then ends with `run_cancelled`. The answer lists what has stopped and what has not;
+        nothing of the latter can write an event, a step or a state any more. A final run is returned as it is.
+        Fails with NOT_FOUND (RUN_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def RepeatRun(
+        self,
+        request: _gateway_service_pb2.RepeatRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.RepeatRunResponse, _abc.Awaitable[_gateway_service_pb2.RepeatRunResponse]]:
+        """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
+        same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSteps(
+        self,
+        request: _gateway_service_pb2.ListStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.ListStepsResponse, _abc.Awaitable[_gateway_service_pb2.ListStepsResponse]]:
+        """Lists the journal of a run in the order of its steps, by page. Fails with NOT_FOUND (RUN_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def ListWaits(
+        self,
+        request: _gateway_service_pb2.ListWaitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.ListWaitsResponse, _abc.Awaitable[_gateway_service_pb2.ListWaitsResponse]]:
+        """Lists what the user's runs wait for, oldest first, by page."""
+
+    @_abc_1.abstractmethod
+    def ResolveWait(
+        self,
+        request: _gateway_service_pb2.ResolveWaitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.ResolveWaitResponse, _abc.Awaitable[_gateway_service_pb2.ResolveWaitResponse]]:
+        """Answers a wait; the run goes on. Safe to repeat with the same answer. Only a person's own session or key may: the context of a run is
+        refused with PERMISSION_DENIED (RUN_CANNOT_RESOLVE). Fails with NOT_FOUND (WAIT_NOT_FOUND), INVALID_ARGUMENT (the answer is not what
+        was asked for, or the digest is another), FAILED_PRECONDITION (WAIT_OVER).
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunStatistics(
+        self,
+        request: _gateway_service_pb2.GetRunStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.GetRunStatisticsResponse, _abc.Awaitable[_gateway_service_pb2.GetRunStatisticsResponse]]:
+        """How the user's runs ended, by agent."""
 
     @_abc_1.abstractmethod
     def WatchRun(
@@ -180,7 +328,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _gateway_service_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_gateway_service_pb2.WatchRunResponse], _abc.AsyncIterator[_gateway_service_pb2.WatchRunResponse]]:
-        """Streams the events of one run from its beginning, or after a cursor, and ends after its final event.
+        """Streams the events of one run from its beginning, or after a cursor, and ends after its final event. While it is open, the run is
+        followed: one that is to be cancelled when nobody follows it goes on.
         Fails with NOT_FOUND (RUN_NOT_FOUND); a stream that ends with UNAVAILABLE is opened again with the last position.
         """
 
@@ -204,12 +353,64 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists events after a cursor, oldest first, by page. Fails like Subscribe."""
 
     @_abc_1.abstractmethod
+    def GetRunState(
+        self,
+        request: _gateway_service_pb2.GetRunStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.GetRunStateResponse, _abc.Awaitable[_gateway_service_pb2.GetRunStateResponse]]:
+        """Returns what is known of a run now, for a reader that comes late, with the position to subscribe after.
+        Fails with NOT_FOUND (RUN_NOT_FOUND) when the log has no event of the run.
+        """
+
+    @_abc_1.abstractmethod
     def ListAgents(
         self,
         request: _gateway_service_pb2.ListAgentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.ListAgentsResponse, _abc.Awaitable[_gateway_service_pb2.ListAgentsResponse]]:
         """Lists the agents that can be started."""
+
+    @_abc_1.abstractmethod
+    def CreateSchedule(
+        self,
+        request: _gateway_service_pb2.CreateScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.CreateScheduleResponse, _abc.Awaitable[_gateway_service_pb2.CreateScheduleResponse]]:
+        """Makes a schedule. The same `request_id` again returns the same schedule.
+        Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+        """
+
+    @_abc_1.abstractmethod
+    def GetSchedule(
+        self,
+        request: _gateway_service_pb2.GetScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.GetScheduleResponse, _abc.Awaitable[_gateway_service_pb2.GetScheduleResponse]]:
+        """Returns a schedule. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def ListSchedules(
+        self,
+        request: _gateway_service_pb2.ListSchedulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.ListSchedulesResponse, _abc.Awaitable[_gateway_service_pb2.ListSchedulesResponse]]:
+        """Lists the user's schedules, newest first, by page."""
+
+    @_abc_1.abstractmethod
+    def PauseSchedule(
+        self,
+        request: _gateway_service_pb2.PauseScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.PauseScheduleResponse, _abc.Awaitable[_gateway_service_pb2.PauseScheduleResponse]]:
+        """Pauses a schedule, or lets it go on from now. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def DeleteSchedule(
+        self,
+        request: _gateway_service_pb2.DeleteScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.DeleteScheduleResponse, _abc.Awaitable[_gateway_service_pb2.DeleteScheduleResponse]]:
+        """Deletes a schedule; what it has started goes on. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
 
     @_abc_1.abstractmethod
     def ListTools(
@@ -220,12 +421,28 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the tools that the user's agents may use now."""
 
     @_abc_1.abstractmethod
+    def GetTool(
+        self,
+        request: _gateway_service_pb2.GetToolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.GetToolResponse, _abc.Awaitable[_gateway_service_pb2.GetToolResponse]]:
+        """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
+
+    @_abc_1.abstractmethod
     def ListToolCalls(
         self,
         request: _gateway_service_pb2.ListToolCallsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.ListToolCallsResponse, _abc.Awaitable[_gateway_service_pb2.ListToolCallsResponse]]:
         """Lists the tool calls of the user, newest first, by page."""
+
+    @_abc_1.abstractmethod
+    def ListToolDecisions(
+        self,
+        request: _gateway_service_pb2.ListToolDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.ListToolDecisionsResponse, _abc.Awaitable[_gateway_service_pb2.ListToolDecisionsResponse]]:
+        """Lists what was decided for the caller, newest first, by page."""
 
     @_abc_1.abstractmethod
     def UploadCorpus(
@@ -236,6 +453,14 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
         Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
         """
+
+    @_abc_1.abstractmethod
+    def GetCorpus(
+        self,
+        request: _gateway_service_pb2.GetCorpusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.GetCorpusResponse, _abc.Awaitable[_gateway_service_pb2.GetCorpusResponse]]:
+        """Returns what is known of a corpus. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
 
     @_abc_1.abstractmethod
     def ListCorpora(
@@ -294,5 +519,23 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.DeleteThreadResponse, _abc.Awaitable[_gateway_service_pb2.DeleteThreadResponse]]:
         """Deletes a thread from the list; its runs and events stay. Fails with NOT_FOUND (THREAD_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _gateway_service_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.ListSessionsResponse, _abc.Awaitable[_gateway_service_pb2.ListSessionsResponse]]:
+        """Lists the user's sessions, the newest first, by page. One that nobody has used for 30 days is forgotten."""
+
+    @_abc_1.abstractmethod
+    def EndSession(
+        self,
+        request: _gateway_service_pb2.EndSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.EndSessionResponse, _abc.Awaitable[_gateway_service_pb2.EndSessionResponse]]:
+        """Ends a session: within 2 seconds its contexts are refused, its streams end, and the runs that it started are cancelled. An API key
+        is revoked with it. Safe to repeat; the caller's own may be ended too. Fails with NOT_FOUND (SESSION_NOT_FOUND).
+        """
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,7 @@ from carrel.api.tools.v1 import tool_pb2 as carrel_dot_api_dot_tools_dot_v1_dot_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&carrel/api/tools/v1/tool_service.proto\x12\x13\x63\x61rrel.api.tools.v1\x1a!carrel/api/policy/v1/policy.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"|\n\x12\x45xecuteToolRequest\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12/\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x1d.carrel.api.tools.v1.Approval\"\xad\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x18\n\x10\x61rguments_digest\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x30\n\x0c\x61pprove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x13\x45xecuteToolResponse\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"c\n\x13UploadCorpusRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.carrel.api.tools.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\" \n\x10GetCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\x83\x03\n\x0bToolService\x12m\n\tListTools\x12%.carrel.api.tools.v1.ListToolsRequest\x1a&.carrel.api.tools.v1.ListToolsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12\x89\x01\n\x0b\x45xecuteTool\x12\'.carrel.api.tools.v1.ExecuteToolRequest\x1a(.carrel.api.tools.v1.ExecuteToolResponse\"\'\x8a\xc0\x18#\x08\x03\x12\ttools.use\x1a\x0f\x61gent-execution \xd8\x04(\x01\x12y\n\rListToolCalls\x12).carrel.api.tools.v1.ListToolCallsRequest\x1a*.carrel.api.tools.v1.ListToolCallsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read2\xf6\x03\n\rCorpusService\x12\x7f\n\x0cUploadCorpus\x12(.carrel.api.tools.v1.UploadCorpusRequest\x1a).carrel.api.tools.v1.UploadCorpusResponse\"\x18\x8a\xc0\x18\x14\x08\x01\x12\rcorpora.write \xd8\x04(\x01\x12p\n\tGetCorpus\x12%.carrel.api.tools.v1.GetCorpusRequest\x1a&.carrel.api.tools.v1.GetCorpusResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12v\n\x0bListCorpora\x12\'.carrel.api.tools.v1.ListCorporaRequest\x1a(.carrel.api.tools.v1.ListCorporaResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12z\n\x0c\x44\x65leteCorpus\x12(.carrel.api.tools.v1.DeleteCorpusRequest\x1a).carrel.api.tools.v1.DeleteCorpusResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&carrel/api/tools/v1/tool_service.proto\x12\x13\x63\x61rrel.api.tools.v1\x1a!carrel/api/policy/v1/policy.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"\x1e\n\x0eGetToolRequest\x12\x0c\n\x04tool\x18\x01 \x01(\t\":\n\x0fGetToolResponse\x12\'\n\x04tool\x18\x01 \x01(\x0b\x32\x19.carrel.api.tools.v1.Tool\"|\n\x12\x45xecuteToolRequest\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12/\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x1d.carrel.api.tools.v1.Approval\"\xad\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x18\n\x10\x61rguments_digest\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x30\n\x0c\x61pprove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x13\x45xecuteToolResponse\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x11\n\tupload_id\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\t\"c\n\x13UploadCorpusRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.carrel.api.tools.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\"%\n\x10GetUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"+\n\x11GetUploadResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"H\n\x15\x44ownloadCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tcorpus_id\x18\x03 \x01(\t\"`\n\x16\x44ownloadCorpusResponse\x12-\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.CorpusH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x15\n\x13\x45raseCorporaRequest\".\n\x14\x45raseCorporaResponse\x12\x16\n\x0e\x65rased_corpora\x18\x01 \x01(\r\" \n\x10GetCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\xec\x03\n\x0bToolService\x12m\n\tListTools\x12%.carrel.api.tools.v1.ListToolsRequest\x1a&.carrel.api.tools.v1.ListToolsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12g\n\x07GetTool\x12#.carrel.api.tools.v1.GetToolRequest\x1a$.carrel.api.tools.v1.GetToolResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12\x89\x01\n\x0b\x45xecuteTool\x12\'.carrel.api.tools.v1.ExecuteToolRequest\x1a(.carrel.api.tools.v1.ExecuteToolResponse\"\'\x8a\xc0\x18#\x08\x03\x12\ttools.use\x1a\x0f\x61gent-execution \xd8\x04(\x01\x12y\n\rListToolCalls\x12).carrel.api.tools.v1.ListToolCallsRequest\x1a*.carrel.api.tools.v1.ListToolCallsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read2\xec\x06\n\rCorpusService\x12\x7f\n\x0cUploadCorpus\x12(.carrel.api.tools.v1.UploadCorpusRequest\x1a).carrel.api.tools.v1.UploadCorpusResponse\"\x18\x8a\xc0\x18\x14\x08\x01\x12\rcorpora.write \xd8\x04(\x01\x12q\n\tGetUpload\x12%.carrel.api.tools.v1.GetUploadRequest\x1a&.carrel.api.tools.v1.GetUploadResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.write\x12\x84\x01\n\x0e\x44ownloadCorpus\x12*.carrel.api.tools.v1.DownloadCorpusRequest\x1a+.carrel.api.tools.v1.DownloadCorpusResponse\"\x17\x8a\xc0\x18\x13\x08\x01\x12\x0c\x63orpora.read \xd8\x04\x30\x01\x12z\n\x0c\x45raseCorpora\x12(.carrel.api.tools.v1.EraseCorporaRequest\x1a).carrel.api.tools.v1.EraseCorporaResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.write\x12p\n\tGetCorpus\x12%.carrel.api.tools.v1.GetCorpusRequest\x1a&.carrel.api.tools.v1.GetCorpusResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12v\n\x0bListCorpora\x12\'.carrel.api.tools.v1.ListCorporaRequest\x1a(.carrel.api.tools.v1.ListCorporaResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12z\n\x0c\x44\x65leteCorpus\x12(.carrel.api.tools.v1.DeleteCorpusRequest\x1a).carrel.api.tools.v1.DeleteCorpusResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.writeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['ListTools']._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['ListTools']._serialized_options = b'\212\300\030\r\010\001\022\ttools.use'
+  _globals['_TOOLSERVICE'].methods_by_name['GetTool']._loaded_options = None
+  _globals['_TOOLSERVICE'].methods_by_name['GetTool']._serialized_options = b'\212\300\030\r\010\001\022\ttools.use'
   _globals['_TOOLSERVICE'].methods_by_name['ExecuteTool']._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['ExecuteTool']._serialized_options = b'\212\300\030#\010\003\022\ttools.use\032\017agent-execution \330\004(\001'
   _globals['_TOOLSERVICE'].methods_by_name['ListToolCalls']._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['ListToolCalls']._serialized_options = b'\212\300\030\r\010\001\022\truns.read'
   _globals['_CORPUSSERVICE'].methods_by_name['UploadCorpus']._loaded_options = None
   _globals['_CORPUSSERVICE'].methods_by_name['UploadCorpus']._serialized_options = b'\212\300\030\024\010\001\022\rcorpora.write \330\004'
+  _globals['_CORPUSSERVICE'].methods_by_name['GetUpload']._loaded_options = None
+  _globals['_CORPUSSERVICE'].methods_by_name['GetUpload']._serialized_options = b'\212\300\030\021\010\001\022\rcorpora.write'
+  _globals['_CORPUSSERVICE'].methods_by_name['DownloadCorpus']._loaded_options = None
+  _globals['_CORPUSSERVICE'].methods_by_name['DownloadCorpus']._serialized_options = b'\212\300\030\023\010\001\022\014corpora.read \330\004'
+  _globals['_CORPUSSERVICE'].methods_by_name['EraseCorpora']._loaded_options = None
+  _globals['_CORPUSSERVICE'].methods_by_name['EraseCorpora']._serialized_options = b'\212\300\030\021\010\001\022\rcorpora.write'
   _globals['_CORPUSSERVICE'].methods_by_name['GetCorpus']._loaded_options = None
   _globals['_CORPUSSERVICE'].methods_by_name['GetCorpus']._serialized_options = b'\212\300\030\020\010\001\022\014corpora.read'
   _globals['_CORPUSSERVICE'].methods_by_name['ListCorpora']._loaded_options = None
@@ -52,36 +60,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTOOLSREQUEST']._serialized_end=181
   _globals['_LISTTOOLSRESPONSE']._serialized_start=183
   _globals['_LISTTOOLSRESPONSE']._serialized_end=244
-  _globals['_EXECUTETOOLREQUEST']._serialized_start=246
-  _globals['_EXECUTETOOLREQUEST']._serialized_end=370
-  _globals['_APPROVAL']._serialized_start=373
-  _globals['_APPROVAL']._serialized_end=546
-  _globals['_EXECUTETOOLRESPONSE']._serialized_start=548
-  _globals['_EXECUTETOOLRESPONSE']._serialized_end=630
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=632
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=709
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=711
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=810
-  _globals['_UPLOADHEADER']._serialized_start=812
-  _globals['_UPLOADHEADER']._serialized_end=860
-  _globals['_UPLOADCORPUSREQUEST']._serialized_start=862
-  _globals['_UPLOADCORPUSREQUEST']._serialized_end=961
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=963
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=1030
-  _globals['_GETCORPUSREQUEST']._serialized_start=1032
-  _globals['_GETCORPUSREQUEST']._serialized_end=1064
-  _globals['_GETCORPUSRESPONSE']._serialized_start=1066
-  _globals['_GETCORPUSRESPONSE']._serialized_end=1130
-  _globals['_LISTCORPORAREQUEST']._serialized_start=1132
-  _globals['_LISTCORPORAREQUEST']._serialized_end=1191
-  _globals['_LISTCORPORARESPONSE']._serialized_start=1193
-  _globals['_LISTCORPORARESPONSE']._serialized_end=1285
-  _globals['_DELETECORPUSREQUEST']._serialized_start=1287
-  _globals['_DELETECORPUSREQUEST']._serialized_end=1322
-  _globals['_DELETECORPUSRESPONSE']._serialized_start=1324
-  _globals['_DELETECORPUSRESPONSE']._serialized_end=1346
-  _globals['_TOOLSERVICE']._serialized_start=1349
-  _globals['_TOOLSERVICE']._serialized_end=1736
-  _globals['_CORPUSSERVICE']._serialized_start=1739
-  _globals['_CORPUSSERVICE']._serialized_end=2241
+  _globals['_GETTOOLREQUEST']._serialized_start=246
+  _globals['_GETTOOLREQUEST']._serialized_end=276
+  _globals['_GETTOOLRESPONSE']._serialized_start=278
+  _globals['_GETTOOLRESPONSE']._serialized_end=336
+  _globals['_EXECUTETOOLREQUEST']._serialized_start=338
+  _globals['_EXECUTETOOLREQUEST']._serialized_end=462
+  _globals['_APPROVAL']._serialized_start=465
+  _globals['_APPROVAL']._serialized_end=638
+  _globals['_EXECUTETOOLRESPONSE']._serialized_start=640
+  _globals['_EXECUTETOOLRESPONSE']._serialized_end=722
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=724
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=801
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=803
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=902
+  _globals['_UPLOADHEADER']._serialized_start=904
+  _globals['_UPLOADHEADER']._serialized_end=1003
+  _globals['_UPLOADCORPUSREQUEST']._serialized_start=1005
+  _globals['_UPLOADCORPUSREQUEST']._serialized_end=1104
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=1106
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=1173
+  _globals['_GETUPLOADREQUEST']._serialized_start=1175
+  _globals['_GETUPLOADREQUEST']._serialized_end=1212
+  _globals['_GETUPLOADRESPONSE']._serialized_start=1214
+  _globals['_GETUPLOADRESPONSE']._serialized_end=1257
+  _globals['_DOWNLOADCORPUSREQUEST']._serialized_start=1259
+  _globals['_DOWNLOADCORPUSREQUEST']._serialized_end=1331
+  _globals['_DOWNLOADCORPUSRESPONSE']._serialized_start=1333
+  _globals['_DOWNLOADCORPUSRESPONSE']._serialized_end=1429
+  _globals['_ERASECORPORAREQUEST']._serialized_start=1431
+  _globals['_ERASECORPORAREQUEST']._serialized_end=1452
+  _globals['_ERASECORPORARESPONSE']._serialized_start=1454
+  _globals['_ERASECORPORARESPONSE']._serialized_end=1500
+  _globals['_GETCORPUSREQUEST']._serialized_start=1502
+  _globals['_GETCORPUSREQUEST']._serialized_end=1534
+  _globals['_GETCORPUSRESPONSE']._serialized_start=1536
+  _globals['_GETCORPUSRESPONSE']._serialized_end=1600
+  _globals['_LISTCORPORAREQUEST']._serialized_start=1602
+  _globals['_LISTCORPORAREQUEST']._serialized_end=1661
+  _globals['_LISTCORPORARESPONSE']._serialized_start=1663
+  _globals['_LISTCORPORARESPONSE']._serialized_end=1755
+  _globals['_DELETECORPUSREQUEST']._serialized_start=1757
+  _globals['_DELETECORPUSREQUEST']._serialized_end=1792
+  _globals['_DELETECORPUSRESPONSE']._serialized_start=1794
+  _globals['_DELETECORPUSRESPONSE']._serialized_end=1816
+  _globals['_TOOLSERVICE']._serialized_start=1819
+  _globals['_TOOLSERVICE']._serialized_end=2311
+  _globals['_CORPUSSERVICE']._serialized_start=2314
+  _globals['_CORPUSSERVICE']._serialized_end=3190
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class ToolServiceStub:
                 request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ListToolsRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ListToolsResponse.FromString,
                 _registered_method=True)
+        self.GetTool = channel.unary_unary(
+                '/carrel.api.tools.v1.ToolService/GetTool',
+                request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetToolRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetToolResponse.FromString,
+                _registered_method=True)
         self.ExecuteTool = channel.unary_unary(
                 '/carrel.api.tools.v1.ToolService/ExecuteTool',
                 request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolRequest.SerializeToString,
@@ -63,14 +68,24 @@ class ToolServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTool(self, request, context):
+        """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExecuteTool(self, request, context):
         """Executes a tool for a step of a run. The permission is checked now, not when the run began.
         The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
         Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
+        PERMISSION_DENIED (TOOL_CALL_DENIED) for a tool that is permitted with arguments that are not,
         FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
         FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way,
-        FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "arguments_digest" and
-        "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it.
+        FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "tool", "arguments_digest", "prompt"
+        and "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it. If a consent came and
+        was not accepted, "refused" says why: OTHER_USER, OTHER_ARGUMENTS, EXPIRED, or USED for another step.
+        A failure that was in the ledger has "replayed": "true" in its metadata.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +105,11 @@ def add_ToolServiceServicer_to_server(servicer, server):
                     servicer.ListTools,
                     request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ListToolsRequest.FromString,
                     response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ListToolsResponse.SerializeToString,
+            ),
+            'GetTool': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTool,
+                    request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetToolRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetToolResponse.SerializeToString,
             ),
             'ExecuteTool': grpc.unary_unary_rpc_method_handler(
                     servicer.ExecuteTool,
@@ -130,6 +150,33 @@ class ToolService:
             '/carrel.api.tools.v1.ToolService/ListTools',
             carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ListToolsRequest.SerializeToString,
             carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ListToolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.tools.v1.ToolService/GetTool',
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetToolRequest.SerializeToString,
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetToolResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -210,6 +257,21 @@ class CorpusServiceStub:
                 request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.UploadCorpusRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.UploadCorpusResponse.FromString,
                 _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/carrel.api.tools.v1.CorpusService/GetUpload',
+                request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetUploadResponse.FromString,
+                _registered_method=True)
+        self.DownloadCorpus = channel.unary_stream(
+                '/carrel.api.tools.v1.CorpusService/DownloadCorpus',
+                request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.DownloadCorpusRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.DownloadCorpusResponse.FromString,
+                _registered_method=True)
+        self.EraseCorpora = channel.unary_unary(
+                '/carrel.api.tools.v1.CorpusService/EraseCorpora',
+                request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.EraseCorporaRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.EraseCorporaResponse.FromString,
+                _registered_method=True)
         self.GetCorpus = channel.unary_unary(
                 '/carrel.api.tools.v1.CorpusService/GetCorpus',
                 request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetCorpusRequest.SerializeToString,
@@ -234,7 +296,34 @@ class CorpusServiceServicer:
     def UploadCorpus(self, request_iterator, context):
         """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
         A file of the same name and content is returned as it is; other content replaces it at once, when all of it has arrived.
-        Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+        An upload with an upload_id that breaks off can be gone on with for a day: ask GetUpload how much has been kept, and send the rest.
+        Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, or whose SHA-256 is another one,
+        RESOURCE_EXHAUSTED (TOO_LARGE, LIMIT_EXCEEDED), ABORTED (UNAVAILABLE) when another stream sends the same upload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """Returns how much of an upload has been kept. Fails with NOT_FOUND (CORPUS_NOT_FOUND) for one that is unknown, done or forgotten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadCorpus(self, request, context):
+        """Returns the bytes of a corpus: first the corpus itself, with its size and SHA-256, then the chunks from `offset` on.
+        To go on after a break, call again with the corpus_id and the number of bytes that came.
+        Fails with NOT_FOUND (CORPUS_NOT_FOUND), also when the corpus has another corpus_id by now, INVALID_ARGUMENT for an offset beyond the
+        end, ABORTED (UNAVAILABLE) when it is replaced or deleted meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseCorpora(self, request, context):
+        """Erases all corpora of the user, the uploads under way and the key that they are encrypted under, so that no copy of their bytes can
+        be read again. It cannot be undone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -268,6 +357,21 @@ def add_CorpusServiceServicer_to_server(servicer, server):
                     servicer.UploadCorpus,
                     request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.UploadCorpusRequest.FromString,
                     response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.UploadCorpusResponse.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetUploadRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetUploadResponse.SerializeToString,
+            ),
+            'DownloadCorpus': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadCorpus,
+                    request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.DownloadCorpusRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.DownloadCorpusResponse.SerializeToString,
+            ),
+            'EraseCorpora': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseCorpora,
+                    request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.EraseCorporaRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.EraseCorporaResponse.SerializeToString,
             ),
             'GetCorpus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCorpus,
@@ -313,6 +417,87 @@ class CorpusService:
             '/carrel.api.tools.v1.CorpusService/UploadCorpus',
             carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.UploadCorpusRequest.SerializeToString,
             carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.UploadCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.tools.v1.CorpusService/GetUpload',
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetUploadRequest.SerializeToString,
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.GetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadCorpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/carrel.api.tools.v1.CorpusService/DownloadCorpus',
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.DownloadCorpusRequest.SerializeToString,
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.DownloadCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseCorpora(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.tools.v1.CorpusService/EraseCorpora',
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.EraseCorporaRequest.SerializeToString,
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.EraseCorporaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,14 +35,19 @@ class ToolServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ToolServiceAsyncStub: ...
     ListTools: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolsRequest, _tool_service_pb2.ListToolsResponse]
     """Lists the tools that the caller may use now."""
+    GetTool: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.GetToolRequest, _tool_service_pb2.GetToolResponse]
+    """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
     ExecuteTool: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ExecuteToolRequest, _tool_service_pb2.ExecuteToolResponse]
     """Executes a tool for a step of a run. The permission is checked now, not when the run began.
     The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
     Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
+    PERMISSION_DENIED (TOOL_CALL_DENIED) for a tool that is permitted with arguments that are not,
     FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
     FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way,
-    FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "arguments_digest" and
-    "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it.
+    FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "tool", "arguments_digest", "prompt"
+    and "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it. If a consent came and
+    was not accepted, "refused" says why: OTHER_USER, OTHER_ARGUMENTS, EXPIRED, or USED for another step.
+    A failure that was in the ledger has "replayed": "true" in its metadata.
     """
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]
     """Lists the tool calls of the user, newest first, by page."""
@@ -54,14 +59,19 @@ class ToolServiceAsyncStub(ToolServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTools: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolsRequest, _tool_service_pb2.ListToolsResponse]  # type: ignore[assignment]
     """Lists the tools that the caller may use now."""
+    GetTool: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.GetToolRequest, _tool_service_pb2.GetToolResponse]  # type: ignore[assignment]
+    """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
     ExecuteTool: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ExecuteToolRequest, _tool_service_pb2.ExecuteToolResponse]  # type: ignore[assignment]
     """Executes a tool for a step of a run. The permission is checked now, not when the run began.
     The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
     Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
+    PERMISSION_DENIED (TOOL_CALL_DENIED) for a tool that is permitted with arguments that are not,
     FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
     FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way,
-    FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "arguments_digest" and
-    "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it.
+    FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "tool", "arguments_digest", "prompt"
+    and "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it. If a consent came and
+    was not accepted, "refused" says why: OTHER_USER, OTHER_ARGUMENTS, EXPIRED, or USED for another step.
+    A failure that was in the ledger has "replayed": "true" in its metadata.
     """
     ListToolCalls: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]  # type: ignore[assignment]
     """Lists the tool calls of the user, newest first, by page."""
@@ -78,6 +88,14 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the tools that the caller may use now."""
 
     @_abc_1.abstractmethod
+    def GetTool(
+        self,
+        request: _tool_service_pb2.GetToolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tool_service_pb2.GetToolResponse, _abc.Awaitable[_tool_service_pb2.GetToolResponse]]:
+        """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
+
+    @_abc_1.abstractmethod
     def ExecuteTool(
         self,
         request: _tool_service_pb2.ExecuteToolRequest,
@@ -86,10 +104,13 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         """Executes a tool for a step of a run. The permission is checked now, not when the run began.
         The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
         Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
+        PERMISSION_DENIED (TOOL_CALL_DENIED) for a tool that is permitted with arguments that are not,
         FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
         FAILED_PRECONDITION (OUTCOME_UNKNOWN) when an earlier call of the step died half-way,
-        FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "arguments_digest" and
-        "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it.
+        FAILED_PRECONDITION (APPROVAL_REQUIRED) when the user has to consent first: the metadata holds "tool", "arguments_digest", "prompt"
+        and "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it. If a consent came and
+        was not accepted, "refused" says why: OTHER_USER, OTHER_ARGUMENTS, EXPIRED, or USED for another step.
+        A failure that was in the ledger has "replayed": "true" in its metadata.
         """
 
     @_abc_1.abstractmethod
@@ -112,7 +133,21 @@ class CorpusServiceStub:
     UploadCorpus: _grpc.StreamUnaryMultiCallable[_tool_service_pb2.UploadCorpusRequest, _tool_service_pb2.UploadCorpusResponse]
     """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
     A file of the same name and content is returned as it is; other content replaces it at once, when all of it has arrived.
-    Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+    An upload with an upload_id that breaks off can be gone on with for a day: ask GetUpload how much has been kept, and send the rest.
+    Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, or whose SHA-256 is another one,
+    RESOURCE_EXHAUSTED (TOO_LARGE, LIMIT_EXCEEDED), ABORTED (UNAVAILABLE) when another stream sends the same upload.
+    """
+    GetUpload: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.GetUploadRequest, _tool_service_pb2.GetUploadResponse]
+    """Returns how much of an upload has been kept. Fails with NOT_FOUND (CORPUS_NOT_FOUND) for one that is unknown, done or forgotten."""
+    DownloadCorpus: _grpc.UnaryStreamMultiCallable[_tool_service_pb2.DownloadCorpusRequest, _tool_service_pb2.DownloadCorpusResponse]
+    """Returns the bytes of a corpus: first the corpus itself, with its size and SHA-256, then the chunks from `offset` on.
+    To go on after a break, call again with the corpus_id and the number of bytes that came.
+    Fails with NOT_FOUND (CORPUS_NOT_FOUND), also when the corpus has another corpus_id by now, INVALID_ARGUMENT for an offset beyond the
+    end, ABORTED (UNAVAILABLE) when it is replaced or deleted meanwhile.
+    """
+    EraseCorpora: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.EraseCorporaRequest, _tool_service_pb2.EraseCorporaResponse]
+    """Erases all corpora of the user, the uploads under way and the key that they are encrypted under, so that no copy of their bytes can
+    be read again. It cannot be undone.
     """
     GetCorpus: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.GetCorpusRequest, _tool_service_pb2.GetCorpusResponse]
     """Returns what is known of a corpus. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
@@ -129,7 +164,21 @@ class CorpusServiceAsyncStub(CorpusServiceStub):
     UploadCorpus: _aio.StreamUnaryMultiCallable[_tool_service_pb2.UploadCorpusRequest, _tool_service_pb2.UploadCorpusResponse]  # type: ignore[assignment]
     """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
     A file of the same name and content is returned as it is; other content replaces it at once, when all of it has arrived.
-    Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+    An upload with an upload_id that breaks off can be gone on with for a day: ask GetUpload how much has been kept, and send the rest.
+    Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, or whose SHA-256 is another one,
+    RESOURCE_EXHAUSTED (TOO_LARGE, LIMIT_EXCEEDED), ABORTED (UNAVAILABLE) when another stream sends the same upload.
+    """
+    GetUpload: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.GetUploadRequest, _tool_service_pb2.GetUploadResponse]  # type: ignore[assignment]
+    """Returns how much of an upload has been kept. Fails with NOT_FOUND (CORPUS_NOT_FOUND) for one that is unknown, done or forgotten."""
+    DownloadCorpus: _aio.UnaryStreamMultiCallable[_tool_service_pb2.DownloadCorpusRequest, _tool_service_pb2.DownloadCorpusResponse]  # type: ignore[assignment]
+    """Returns the bytes of a corpus: first the corpus itself, with its size and SHA-256, then the chunks from `offset` on.
+    To go on after a break, call again with the corpus_id and the number of bytes that came.
+    Fails with NOT_FOUND (CORPUS_NOT_FOUND), also when the corpus has another corpus_id by now, INVALID_ARGUMENT for an offset beyond the
+    end, ABORTED (UNAVAILABLE) when it is replaced or deleted meanwhile.
+    """
+    EraseCorpora: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.EraseCorporaRequest, _tool_service_pb2.EraseCorporaResponse]  # type: ignore[assignment]
+    """Erases all corpora of the user, the uploads under way and the key that they are encrypted under, so that no copy of their bytes can
+    be read again. It cannot be undone.
     """
     GetCorpus: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.GetCorpusRequest, _tool_service_pb2.GetCorpusResponse]  # type: ignore[assignment]
     """Returns what is known of a corpus. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
@@ -149,7 +198,39 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tool_service_pb2.UploadCorpusResponse, _abc.Awaitable[_tool_service_pb2.UploadCorpusResponse]]:
         """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
         A file of the same name and content is returned as it is; other content replaces it at once, when all of it has arrived.
-        Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+        An upload with an upload_id that breaks off can be gone on with for a day: ask GetUpload how much has been kept, and send the rest.
+        Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, or whose SHA-256 is another one,
+        RESOURCE_EXHAUSTED (TOO_LARGE, LIMIT_EXCEEDED), ABORTED (UNAVAILABLE) when another stream sends the same upload.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUpload(
+        self,
+        request: _tool_service_pb2.GetUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tool_service_pb2.GetUploadResponse, _abc.Awaitable[_tool_service_pb2.GetUploadResponse]]:
+        """Returns how much of an upload has been kept. Fails with NOT_FOUND (CORPUS_NOT_FOUND) for one that is unknown, done or forgotten."""
+
+    @_abc_1.abstractmethod
+    def DownloadCorpus(
+        self,
+        request: _tool_service_pb2.DownloadCorpusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tool_service_pb2.DownloadCorpusResponse], _abc.AsyncIterator[_tool_service_pb2.DownloadCorpusResponse]]:
+        """Returns the bytes of a corpus: first the corpus itself, with its size and SHA-256, then the chunks from `offset` on.
+        To go on after a break, call again with the corpus_id and the number of bytes that came.
+        Fails with NOT_FOUND (CORPUS_NOT_FOUND), also when the corpus has another corpus_id by now, INVALID_ARGUMENT for an offset beyond the
+        end, ABORTED (UNAVAILABLE) when it is replaced or deleted meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseCorpora(
+        self,
+        request: _tool_service_pb2.EraseCorporaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tool_service_pb2.EraseCorporaResponse, _abc.Awaitable[_tool_service_pb2.EraseCorporaResponse]]:
+        """Erases all corpora of the user, the uploads under way and the key that they are encrypted under, so that no copy of their bytes can
+        be read again. It cannot be undone.
         """
 
     @_abc_1.abstractmethod

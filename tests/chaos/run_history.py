@@ -1,0 +1,236 @@
+"""The history checker for runs: what was accepted, what each commit left behind, what users were told, what happened in the world.
+
+Pure, and after the fact: it knows no service, no clock and no fault that was injected. The commits come from PostgreSQL's own log, in
+their order, so that "at the same time" and "before" are not guesses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos.history import Fault, Owner
+
+WORKING = frozenset({"RUNNING", "CANCELLING"})
+FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "DEAD"})
+TOLD_BY = {
+    "SUCCEEDED": "agent_completed",
+    "FAILED": "agent_failed",
+    "TIMED_OUT": "agent_failed",
+    "CANCELLED": "run_cancelled",
+    "DEAD": "agent_died",
+}
+"""The type of the final event of a run that ended so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the caller of StartRun was answered."""
+
+    owner: Owner
+    request_id: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A run as one commit left it."""
+
+    owner: Owner
+    run_id: str
+    thread_id: str
+    state: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A line of a store in which attempts of runs write."""
+
+    store: str
+    """"journal" knows the epoch of the run itself; "ledger" knows only what it has been shown."""
+    run_id: str
+    step_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event in its owner's log."""
+
+    owner: Owner
+    offset: int
+    event_id: str
+    run_id: str
+    type: str
+    attempt: int
+    final: bool
+
+
+@dataclass(slots=True)
+class RunHistory:
+    """All that was recorded."""
+
+    running_limit: int
+    accepted: list[Accepted] = field(default_factory=list)
+    changes: list[Standing | Written] = field(default_factory=list)
+    """In the order of their commits, from the first on."""
+    logs: dict[Owner, list[Told]] = field(default_factory=lambda: defaultdict(list))
+    """By offset."""
+    followed: dict[Owner, list[str]] = field(default_factory=dict)
+    """The ids of the events that came on a stream which was open from the beginning and read to the end."""
+    ended: dict[str, str] = field(default_factory=dict)
+    """The state of each accepted run, as its user reads it at the end."""
+    effects: list[str] = field(default_factory=list)
+    """What was done in the world by steps that must not be done twice, a key for each time."""
+    claimed_effects: dict[str, list[str]] = field(default_factory=dict)
+    """What the results of runs say was done."""
+
+
+def check(history: RunHistory) -> list[Fault]:
+    """Everything that is wrong."""
+    return [
+        *_acceptance_faults(history),
+        *_transition_faults(history.changes),
+        *_limit_faults(history),
+        *_thread_faults(history.changes),
+        *_fence_faults(history),
+        *_telling_faults(history),
+        *_effect_faults(history),
+    ]
+
+
+def _acceptance_faults(history: RunHistory) -> Iterator[Fault]:
+    """No accepted run is lost, none is doubled, and each has ended."""
+    last = _last_standings(history.changes)
+    first: dict[tuple[Owner, str], str] = {}
+    for accepted in history.accepted:
+        where = f"{accepted.run_id} of {accepted.owner[1]}"
+        if first.setdefault((accepted.owner, accepted.request_id), accepted.run_id) != accepted.run_id:
+            yield Fault("doubled", where, f"{accepted.request_id} had started another run before")
+        standing = last.get(accepted.run_id)
+        if standing is None or standing.owner != accepted.owner:
+            yield Fault("lost", where, "it was accepted, and no commit holds it")
+        elif standing.state not in FINAL:
+            yield Fault("unended", where, f"it is {standing.state}")
+        elif history.ended.get(accepted.run_id) != standing.state:
+            yield Fault("disagreement", where, f"{standing.state}, but read as {history.ended.get(accepted.run_id)}")
+
+
+def _transition_faults(changes: Sequence[Standing | Written]) -> Iterator[Fault]:
+    """What is final stays so, and epochs only grow: by one with each claim and never otherwise."""
+    last: dict[str, Standing] = {}
+    for now in _standings(changes):
+        before = last.get(now.run_id)
+        last[now.run_id] = now
+        if before is None:
+            continue
+        if before.state in FINAL and now.state != before.state:
+            yield Fault("revived", now.run_id, f"{before.state}, then {now.state}")
+        claimed = before.state not in WORKING and now.state in WORKING
+        if now.epoch != before.epoch + claimed:
+            yield Fault("epoch", now.run_id, f"{before.epoch} ({before.state}), then {now.epoch} ({now.state})")
+
+
+def _limit_faults(history: RunHistory) -> Iterator[Fault]:
+    """After no commit does a user have more runs at work than the limit."""
+    working: dict[Owner, set[str]] = defaultdict(set)
+    for now in _standings(history.changes):
+        at_work = working[now.owner]
+        if now.state not in WORKING:
+            at_work.discard(now.run_id)
+        elif now.run_id not in at_work:
+            at_work.add(now.run_id)
+            if len(at_work) > history.running_limit:
+                yield Fault("limit", f"runs of {now.owner[1]}", f"{len(at_work)} at work: {', '.join(sorted(at_work))}")
+
+
+def _thread_faults(changes: Sequence[Standing | Written]) -> Iterator[Fault]:
+    """No run begins before those that were accepted before it in its thread are over."""
+    lines: dict[tuple[Owner, str], list[str]] = defaultdict(list)
+    states: dict[str, str] = {}
+    for now in _standings(changes):
+        line = lines[now.owner, now.thread_id]
+        if now.run_id not in states:
+            line.append(now.run_id)
+        begins = now.state in WORKING and states.get(now.run_id) not in WORKING
+        states[now.run_id] = now.state
+        if begins:
+            for earlier in line[: line.index(now.run_id)]:
+                if states[earlier] not in FINAL:
+                    yield Fault("order", f"{now.thread_id} of {now.owner[1]}", f"{now.run_id} before {earlier}")
+
+
+def _fence_faults(history: RunHistory) -> Iterator[Fault]:
+    """Once a later attempt has written to a store, no older one does; and the journal takes nothing but from the attempt at work."""
+    latest: dict[tuple[str, str], int] = {}
+    runs: dict[str, Standing] = {}
+    for change in history.changes:
+        if isinstance(change, Standing):
+            runs[change.run_id] = change
+            continue
+        where = f"{change.store} of {change.run_id}"
+        if change.attempt < latest.get((change.store, change.run_id), 0):
+            yield Fault("old epoch", where, f"step {change.step_id} of attempt {change.attempt}")
+        latest[change.store, change.run_id] = max(change.attempt, latest.get((change.store, change.run_id), 0))
+        run = runs.get(change.run_id)
+        if change.store == "journal" and run is not None:
+            if change.attempt != run.epoch:
+                yield Fault("old epoch", where, f"step {change.step_id} of attempt {change.attempt}, now {run.epoch}")
+            if run.state != "RUNNING":
+                yield Fault("closed", where, f"step {change.step_id} while the run is {run.state}")
+    for owner, log in history.logs.items():
+        attempts: dict[str, int] = {}
+        for told in log:
+            if told.attempt < attempts.get(told.run_id, 0):
+                yield Fault("old epoch", f"the log of {owner[1]}", f"{told.event_id} of attempt {told.attempt}")
+            attempts[told.run_id] = max(told.attempt, attempts.get(told.run_id, 0))
+
+
+def _telling_faults(history: RunHistory) -> Iterator[Fault]:
+    """Each run is told of to its end, once, and its end is what it came to; whoever followed was told the same."""
+    for owner, log in history.logs.items():
+        where = f"the log of {owner[1]}"
+        ids = [told.event_id for told in log]
+        yield from (Fault("duplicate", where, event_id) for event_id, count in Counter(ids).items() if count > 1)
+        if [told.offset for told in log] != list(range(1, len(log) + 1)):
+            yield Fault("gap", where, "the offsets are not dense")
+        if owner in history.followed and history.followed[owner] != ids:
+            yield Fault("stream", where, f"{len(history.followed[owner])} events were received, {len(ids)} are there")
+    by_run: dict[str, list[Told]] = defaultdict(list)
+    for told in (told for log in history.logs.values() for told in log):
+        by_run[told.run_id].append(told)
+    for run_id, standing in _last_standings(history.changes).items():
+        yield from _end_faults(standing, by_run[run_id])
+
+
+def _end_faults(standing: Standing, story: Sequence[Told]) -> Iterator[Fault]:
+    finals = [told for told in story if told.final]
+    if standing.state not in FINAL:
+        return
+    if len(finals) != 1:
+        yield Fault("final", standing.run_id, f"{len(finals)} final events: {', '.join(t.event_id for t in finals)}")
+        return
+    if finals[0].type != TOLD_BY[standing.state]:
+        yield Fault("final", standing.run_id, f"{standing.state}, told as {finals[0].type}")
+    if story[-1] is not finals[0]:
+        yield Fault("final", standing.run_id, f"{story[-1].event_id} came after the final event")
+    if foreign := [told for told in story if told.owner != standing.owner]:
+        yield Fault("foreign", standing.run_id, f"{foreign[0].event_id} is in the log of {foreign[0].owner[1]}")
+
+
+def _effect_faults(history: RunHistory) -> Iterator[Fault]:
+    """What must not be done twice was not; and what a run says it has done, it has."""
+    done = Counter(history.effects)
+    yield from (Fault("twice", key, f"done {count} times") for key, count in done.items() if count > 1)
+    for run_id, keys in history.claimed_effects.items():
+        yield from (Fault("undone", run_id, f"{key} was not done") for key in keys if not done[key])
+
+
+def _standings(changes: Sequence[Standing | Written]) -> Iterator[Standing]:
+    return (change for change in changes if isinstance(change, Standing))
+
+
+def _last_standings(changes: Sequence[Standing | Written]) -> Mapping[str, Standing]:
+    return {standing.run_id: standing for standing in _standings(changes)}

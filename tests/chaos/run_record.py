@@ -1,0 +1,121 @@
+"""Reads back what has happened to the runs of some users, for the checker: from the commits, the streams, the file of effects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+
+from carrel.api.events.v1 import event_pb2
+from carrel.api.runs.v1.run_pb2 import RunState
+from carrel.errors import CarrelClientError
+from tests.chaos.commits import Change, Commits
+from tests.chaos.history import Owner
+from tests.chaos.run_history import RunHistory, Standing, Told, Written
+from tests.support.follow import Follower
+from tests.support.system import System
+
+T = TypeVar("T")
+
+_TABLES = ("execution.run", "execution.journal_step", "tools.tool_call", "events.event")
+_BUSY = """
+    SELECT (SELECT count(*) FROM execution.run WHERE finish_time IS NULL) + (SELECT count(*) FROM execution.outbox)
+"""
+_PASSING = {"", "UNAVAILABLE", "DEADLINE_EXCEEDED", "LIMIT_EXCEEDED", "INTERNAL"}
+"""Reasons after which the same call may succeed. INTERNAL: something broke half-way through an answer."""
+_FOLLOW_SECONDS = 30.0
+
+
+class Record:
+    """One system, and PostgreSQL's log of what was committed in it."""
+
+    def __init__(self, system: System, administrator_url: str) -> None:
+        self.system = system
+        self.commits = Commits(administrator_url)
+        self._administrator_url = administrator_url
+        self._effects = system.data_dir.parent / "effects"
+
+    async def until_quiet(self) -> None:
+        """Until nothing of any user is under way: no run that is not over, nothing still to be told."""
+        while True:
+            try:
+                async with self.administrator() as connection:
+                    if await connection.fetchval(_BUSY) == 0:
+                        return
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pass  # it is coming back
+            await asyncio.sleep(0.1)
+
+    @asynccontextmanager
+    async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection that sees everything."""
+        connection = await asyncpg.connect(self._administrator_url, timeout=5)
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=5)
+
+    async def read_back(self, history: RunHistory, followers: Mapping[Owner, Follower]) -> None:
+        """Adds to the history all that the checker needs of these users, when all is over."""
+        for change in await self.commits.read():
+            _add(history, change, followers)
+        for owner, follower in followers.items():
+            log = history.logs[owner]
+            await follower.until(lambda log=log, follower=follower: len(follower.events) >= len(log), _FOLLOW_SECONDS)  # type: ignore[misc]
+            history.followed[owner] = [event.event_id for event in follower.events]
+        for accepted in history.accepted:
+            client = followers[accepted.owner].client
+            run = await answered(lambda client=client, run_id=accepted.run_id: client.get_run(run_id))  # type: ignore[misc]
+            history.ended[run.run_id] = RunState.Name(run.state).removeprefix("RUN_STATE_")
+            if run.result_json:
+                history.claimed_effects[run.run_id] = json.loads(run.result_json)["done"]
+        ours = {accepted.run_id for accepted in history.accepted}
+        if self._effects.exists():
+            lines = self._effects.read_text().splitlines()
+            history.effects = [line for line in lines if line.split("/")[0] in ours]
+
+
+async def recorded(system: System, administrator_url: str) -> Record:
+    """A record of everything that is committed from now on; see `commits` for how PostgreSQL must have been started.
+
+    `administrator_url` leads into Carrel's database.
+    """
+    record = Record(system, administrator_url)
+    await record.commits.begin(_TABLES)
+    return record
+
+
+async def answered(call: Callable[[], Awaitable[T]]) -> T:
+    """Calls until there is an answer; only for calls that may be repeated."""
+    while True:
+        try:
+            return await call()
+        except CarrelClientError as error:
+            if error.reason not in _PASSING:
+                raise
+        await asyncio.sleep(0.1)
+
+
+def _add(history: RunHistory, change: Change, owners: Mapping[Owner, Any]) -> None:
+    """Adds a change to the history if it is of one of the owners."""
+    row: dict[str, Any] = dict(change.row)
+    owner = (row["tenant_id"], row["user_id"])
+    if owner not in owners:
+        return
+    match change.table:
+        case "execution.run":
+            state, epoch = row["state"], int(row["epoch"])
+            history.changes.append(Standing(owner, row["run_id"], row["thread_id"], state, epoch))
+        case "execution.journal_step":
+            history.changes.append(Written("journal", row["run_id"], row["step_id"], int(row["epoch"])))
+        case "tools.tool_call":
+            history.changes.append(Written("ledger", row["run_id"], row["step_id"], int(row["attempt"])))
+        case "events.event":
+            event = event_pb2.Event.FromString(bytes.fromhex(row["body"].removeprefix("\\x")))
+            offset = int(row["log_offset"])
+            told = Told(owner, offset, event.event_id, event.run_id, event.type, event.attempt, event.final)
+            history.logs[owner].append(told)
