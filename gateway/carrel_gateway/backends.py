@@ -96,9 +96,18 @@ UNARY: Mapping[str, Route] = {
         "ListToolDecisions",
         "ListTenantToolDecisions",
     ),
-    **_routes(TOOLS, "carrel.api.tools.v1.CorpusService", "GetCorpus", "ListCorpora", "DeleteCorpus"),
+    **_routes(
+        TOOLS,
+        "carrel.api.tools.v1.CorpusService",
+        "GetUpload",
+        "GetCorpus",
+        "ListCorpora",
+        "DeleteCorpus",
+        "EraseCorpora",
+    ),
 }
 SUBSCRIBE = Route(EVENTS, "/carrel.api.events.v1.EventService/Subscribe")
+DOWNLOAD = Route(TOOLS, "/carrel.api.tools.v1.CorpusService/DownloadCorpus")
 UPLOAD = Route(TOOLS, "/carrel.api.tools.v1.CorpusService/UploadCorpus")
 """With WatchRun, which is made of some of these, they are all methods of the gateway; a test compares their messages."""
 FOLLOW = Route(EXECUTION, "/carrel.api.runs.v1.RunService/FollowRun")
@@ -112,7 +121,7 @@ class Backends:
         self.peers = peers
         # Made once: a multi-callable takes a registration in gRPC's core.
         self._unary = {route: self._method(route, "unary_unary") for route in (*UNARY.values(), FOLLOW)}
-        self._subscribe = self._method(SUBSCRIBE, "unary_stream")
+        self._streaming = {route: self._method(route, "unary_stream") for route in (SUBSCRIBE, DOWNLOAD)}
         self._upload = self._method(UPLOAD, "stream_unary")
         self._streams: set[Any] = set()
         self._ending = False
@@ -132,12 +141,15 @@ class Backends:
             answer: bytes = await self._unary[route](request, metadata=peer.metadata(signed_context), timeout=seconds)
         return answer
 
-    async def subscribe(self, request: bytes, signed_context: bytes, seconds: float) -> AsyncGenerator[bytes, None]:
-        """The messages of a Subscribe until it ends, fails, or `end_streams` is called; it reads no faster than it is read."""
-        peer = self.peers[EVENTS]
+    async def stream(
+        self, route: Route, request: bytes, signed_context: bytes, seconds: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The messages of a stream until it ends, fails, or `end_streams` is called; it reads no faster than it is read."""
+        peer = self.peers[route.service]
         if self._ending:
             raise draining()
-        call = self._subscribe(request, metadata=peer.metadata(signed_context), timeout=seconds + _STREAM_GRACE_SECONDS)
+        timeout = seconds + _STREAM_GRACE_SECONDS
+        call = self._streaming[route](request, metadata=peer.metadata(signed_context), timeout=timeout)
         self._streams.add(call)
         try:
             with outward_errors(peer.name):

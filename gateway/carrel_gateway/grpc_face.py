@@ -44,8 +44,8 @@ class CredentialAuthenticator:
 
 
 def _source(peer: str) -> str:
-    """The address of "ipv4:127.0.0.1:50000" or "ipv6:%5B::1%5D:50000" without its port, which is another for each connection."""
-    return peer.rpartition(":")[0]
+    """The address in "ipv4:127.0.0.1:50000" or "ipv6:%5B::1%5D:50000", as HTTP names it; the port is another for each connection."""
+    return peer.partition(":")[2].rpartition(":")[0].removeprefix("%5B").removesuffix("%5D")
 
 
 def add_gateway(operations: Operations, contexts: Contexts, admission: Admission, server: RpcServer) -> None:
@@ -65,6 +65,11 @@ def add_gateway(operations: Operations, contexts: Contexts, admission: Admission
         messages = reissue.stream(lambda signed: operations.watch_run(request, signed, seconds, reissue.current))
         return admission.messages("WatchRun", caller(), messages)
 
+    def download_corpus(request: bytes, context: Any) -> AsyncGenerator[bytes, None]:
+        seconds = current_call().remaining_seconds()
+        messages = _reissue(contexts).stream(lambda signed: operations.download_corpus(request, signed, seconds))
+        return admission.messages("DownloadCorpus", caller(), messages)
+
     async def upload_corpus(parts: AsyncIterator[bytes], context: Any) -> bytes:
         call = current_call()
         with admission.call("UploadCorpus", caller()):
@@ -72,6 +77,7 @@ def add_gateway(operations: Operations, contexts: Contexts, admission: Admission
 
     handlers["Subscribe"] = grpc.unary_stream_rpc_method_handler(subscribe)
     handlers["WatchRun"] = grpc.unary_stream_rpc_method_handler(watch_run, pb.WatchRunRequest.FromString)
+    handlers["DownloadCorpus"] = grpc.unary_stream_rpc_method_handler(download_corpus)
     handlers["UploadCorpus"] = grpc.stream_unary_rpc_method_handler(upload_corpus)
     for service in SERVICES:
         own = {method.name: handlers[method.name] for method in service.methods}

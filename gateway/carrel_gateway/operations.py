@@ -11,7 +11,7 @@ from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.runs.v1.run_pb2 import OnDisconnect, Run, RunState
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.signing import Clock
-from carrel_gateway.backends import Backends
+from carrel_gateway.backends import DOWNLOAD, SUBSCRIBE, Backends
 from carrel_gateway.following import Context, following
 
 _FINAL_TYPES = ("agent_completed", "agent_failed", "agent_died", "run_cancelled")
@@ -44,7 +44,11 @@ class Operations:
 
     def subscribe(self, request: bytes, signed_context: bytes, seconds: float) -> AsyncGenerator[bytes, None]:
         """The messages of SubscribeResponse."""
-        return self._backends.subscribe(request, signed_context, seconds)
+        return self._backends.stream(SUBSCRIBE, request, signed_context, seconds)
+
+    def download_corpus(self, request: bytes, signed_context: bytes, seconds: float) -> AsyncGenerator[bytes, None]:
+        """The messages of DownloadCorpusResponse."""
+        return self._backends.stream(DOWNLOAD, request, signed_context, seconds)
 
     async def upload_corpus(self, parts: AsyncIterable[bytes], signed_context: bytes, seconds: float) -> bytes:
         """Passes the messages of an upload on; what a user may keep is for tool-dispatch to say, what may pass is said here."""
@@ -63,7 +67,7 @@ class Operations:
         if run.state in _FINAL_STATES and await self._has_seen_the_end(run, after, signed_context, seconds):
             return
         subscription = events.SubscribeRequest(after=after, filter=EventFilter(run_id=run.run_id))
-        messages = self._backends.subscribe(subscription.SerializeToString(), signed_context, seconds)
+        messages = self._backends.stream(SUBSCRIBE, subscription.SerializeToString(), signed_context, seconds)
         ends_alone = run.on_disconnect == OnDisconnect.ON_DISCONNECT_CANCEL and run.state not in _FINAL_STATES
         followed = following(self._backends, run.run_id, context) if ends_alone else nullcontext()
         async with followed, aclosing(messages):

@@ -18,16 +18,21 @@ Name = Annotated[str, typer.Argument(help="The name under which runs find it.")]
 @app.command("upload")
 @client_command
 async def upload(
-    session: Session, name: Name, file: Annotated[Path, typer.Argument(help="A CSV file with a header.")]
+    session: Session,
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="CSV with a header, Parquet, JSON lines, text or Markdown.")],
+    type: Annotated[str, typer.Option(metavar="MEDIA/TYPE", help="Else by its suffix.", show_default=False)] = "",
 ) -> None:
     """Stores a file under a name; other content under the same name is replaced."""
     from carrel_cli.documents import document
 
     try:
         with session.out.waiting(f"Uploading {file.name}"):
-            corpus = await session.client.upload_corpus(name, file)
+            corpus = await session.client.upload_corpus(name, file, type)
     except OSError as error:
         raise CommandError("FILE", f"The file {file} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="'--type'") from None
     session.out.document({"corpus": document(corpus)})
     session.out.text(f"{corpus.name}: {corpus.size_bytes:,} bytes, sha256 {corpus.sha256}")
 
@@ -47,6 +52,36 @@ async def list_(session: Session) -> None:
     ]
     empty = "No corpora yet: upload one with `carrel corpus upload NAME FILE`."
     session.out.table(["CORPUS", "BYTES", "TYPE", "UPLOADED", "SHA256"], rows, empty)
+
+
+@app.command("download")
+@client_command
+async def download(
+    session: Session, name: Name, file: Annotated[Path, typer.Argument(help="Where to write it; replaced.")]
+) -> None:
+    """Writes the bytes of a corpus to a file, as they were uploaded."""
+    from carrel_cli.documents import document
+
+    try:
+        with session.out.waiting(f"Downloading {name}"):
+            corpus = await session.client.download_corpus(name, file)
+    except OSError as error:
+        raise CommandError("FILE", f"The file {file} cannot be written: {error.strerror}.") from error
+    session.out.document({"corpus": document(corpus)})
+    session.out.text(f"{file}: {corpus.size_bytes:,} bytes, sha256 {corpus.sha256}")
+
+
+@app.command("erase")
+@client_command
+async def erase(
+    session: Session, yes: Annotated[bool, typer.Option("--yes", help="Yes, all of them, for ever.")] = False
+) -> None:
+    """Erases all your corpora and the key that they are encrypted under."""
+    if not yes:
+        raise typer.BadParameter("it cannot be undone; say that you mean it.", param_hint="'--yes'")
+    count = await session.client.erase_corpora()
+    session.out.document({"erased_corpora": count})
+    session.out.text(f"{count} corpora are erased.")
 
 
 @app.command("delete")

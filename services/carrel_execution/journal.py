@@ -53,8 +53,8 @@ class StepRecord:
     error_reason: str = ""
     error_message: str = ""
     retry: int = 0
-    begin: float | None = None
-    """By `time.perf_counter()` of the process that writes it."""
+    begin_time: float = 0.0
+    """Seconds since the epoch, by the clock of the process that writes it."""
 
 
 _ERRORS: Mapping[str, type[AgentError]] = {"AGENT": AgentError, "TOOL": ToolError, "UNKNOWN": OutcomeUnknown}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ _EXPIRED_AT_ONCE = 100
 
 WRITE = text("""
     SELECT place, state, cancel_reason FROM write_steps(:tenant_ids, :user_ids, :run_ids, :epochs, :step_ids, :kinds, :names,
-        :input_digests, :states, :results, :error_kinds, :error_reasons, :error_messages, :retries, :seconds)
+        :input_digests, :states, :results, :error_kinds, :error_reasons, :error_messages, :retries, :begin_times)
 """)
 READ_STEPS = text("""
     SELECT step_id, kind, name, input_digest, state, result_json, error_kind, error_reason, error_message, retry FROM journal_step
@@ -130,7 +129,6 @@ class JournalStore:
         def column(value: Callable[[_Writing], Any]) -> list[Any]:
             return [value(writing) for writing in batch]
 
-        now = time.perf_counter()
         values = {
             "tenant_ids": column(lambda each: each.run.tenant_id),
             "user_ids": column(lambda each: each.run.user_id),
@@ -146,7 +144,7 @@ class JournalStore:
             "error_reasons": column(lambda each: each.step.error_reason),
             "error_messages": column(lambda each: each.step.error_message),
             "retries": column(lambda each: each.step.retry),
-            "seconds": column(lambda each: 0.0 if each.step.begin is None else now - each.step.begin),
+            "begin_times": column(lambda each: each.step.begin_time),
         }
         try:
             rows = await self._execute(WRITE, values)

@@ -12,6 +12,7 @@ from carrel_chassis.logs import get_logger
 from carrel_chassis.revocations import Revocation, What
 from carrel_chassis.signing import decode_context
 from carrel_execution.operations import Operations
+from carrel_execution.owner import owner_alone
 from carrel_execution.repository import Runs
 
 _ATTEMPTS = 5
@@ -35,7 +36,7 @@ class RevokedRuns:
             task.add_done_callback(self._at_work.discard)
 
     async def _cancel_all(self, revocation: Revocation) -> None:
-        user = _owner(revocation)
+        user = owner_alone(revocation.tenant_id, revocation.user_id)
         for attempt in range(_ATTEMPTS):
             try:
                 reason = f"The {revocation.what.lower()} has been revoked."
@@ -72,18 +73,3 @@ class RevokedRuns:
 
 def _granted(grant: bytes) -> UserContext:
     return decode_context(user_context_pb2.SignedUserContext.FromString(grant).context)
-
-
-def _owner(revocation: Revocation) -> UserContext:
-    """Binds the database to the owner; it has no authority and never leaves this process."""
-    return UserContext(
-        context_id=new_id("ctx"),
-        tenant_id=revocation.tenant_id,
-        user_id=revocation.user_id,
-        session_id="revocation",
-        scopes=frozenset(),
-        audiences=frozenset(),
-        issue_time=0.0,
-        expire_time=0.0,
-        request_id=new_id("request"),
-    )

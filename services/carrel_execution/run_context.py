@@ -209,10 +209,10 @@ class LiveContext(RunContext):
         key, found = await self._find(place, kind, name, input_digest)
         if found is not None:
             return await self._replayed(found)
-        begin, retry = time.perf_counter(), self._world.journal.before.retry
+        begin_time, retry = self._world.now(), self._world.journal.before.retry
 
         def record(state: StepState, **values: str) -> StepRecord:
-            return StepRecord(key, kind, name, input_digest, state, **values, retry=retry, begin=begin)
+            return StepRecord(key, kind, name, input_digest, state, **values, retry=retry, begin_time=begin_time)
 
         await self._world.journal.flush()
         if intent:
@@ -251,7 +251,7 @@ class LiveContext(RunContext):
         if found is not None:
             return float(from_json(found.result_json))
         now = self._world.now()
-        seen = StepRecord(key, StepKind.LOCAL, "now", "", StepState.SUCCEEDED, to_json(now), begin=time.perf_counter())
+        seen = StepRecord(key, StepKind.LOCAL, "now", "", StepState.SUCCEEDED, to_json(now), begin_time=now)
         await self._world.journal.hold_back(seen)
         return now
 

@@ -31,6 +31,8 @@ ALL_TENANTS = "admin.tenants"
 NEVER_BEGAN = -1
 _FIRST_BOUND_SECONDS = 0.001
 _GROWTH = 1.5
+_BOUNDS = [_FIRST_BOUND_SECONDS * _GROWTH**n for n in range(0, 40, 2)]
+"""Of the metric: each second bound, up to 82 minutes."""
 _WRITE_SECONDS = 1.0
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
@@ -139,7 +141,10 @@ class RunStatistics:
         meter = metrics.get_meter("carrel")
         self._ended = meter.create_counter("carrel.runs.ended", description="Runs that ended, by agent and state.")
         self._worked = meter.create_histogram(
-            "carrel.run.duration", unit="s", description="Work of a run, by agent and state."
+            "carrel.run.duration",
+            unit="s",
+            description="Work of a run, by agent and state.",
+            explicit_bucket_boundaries_advisory=_BOUNDS,
         )
 
     def ended(self, tenant_id: str, user_id: str, agent: str, state: State, seconds: float | None) -> None:

@@ -45,7 +45,7 @@ ADD_KEY = text("""
     INSERT INTO corpus_key (tenant_id, user_id, master, wrapped_key) VALUES (:tenant_id, :user_id, :master, :wrapped_key)
     ON CONFLICT (tenant_id, user_id) DO NOTHING
 """)
-DELETE_KEY = text(f"DELETE FROM corpus_key WHERE {OWN}")
+DELETE_KEY = text(f"DELETE FROM corpus_key WHERE {OWN} RETURNING wrapped_key")
 
 GET_UPLOAD = text(f"SELECT {_UPLOAD} FROM corpus_upload WHERE {OWN} AND upload_id = :upload_id")
 ADD_UPLOAD = text("""
@@ -57,8 +57,8 @@ ADVANCE_UPLOAD = text(f"""
     UPDATE corpus_upload SET received_bytes = :new_bytes
     WHERE {OWN} AND upload_id = :upload_id AND received_bytes = :received_bytes RETURNING upload_id
 """)
-DELETE_UPLOAD = text(f"DELETE FROM corpus_upload WHERE {OWN} AND upload_id = :upload_id")
-DELETE_UPLOADS = text(f"DELETE FROM corpus_upload WHERE {OWN}")
+DELETE_UPLOAD = text(f"DELETE FROM corpus_upload WHERE {OWN} AND upload_id = :upload_id RETURNING upload_id")
+DELETE_UPLOADS = text(f"DELETE FROM corpus_upload WHERE {OWN} RETURNING upload_id")
 STALE_UPLOADS = text(f"""
     DELETE FROM corpus_upload WHERE {OWN} AND upload_id <> :upload_id
         AND (create_time < now() - make_interval(hours => 24) OR upload_id NOT IN (

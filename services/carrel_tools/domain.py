@@ -63,6 +63,12 @@ class Step:
         """Whether running it twice does no harm."""
         return self.repeat is Repeat.IDEMPOTENT
 
+    @property
+    def needs_intent(self) -> bool:
+        """Whether the ledger must know of it before it runs. An intent buys nothing where running again does no harm: then the result
+        is all that is written. A later attempt looks first, for it may have been done; a consent is spent before it is used."""
+        return not self.idempotent or self.attempt > 1 or bool(self.approval_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from carrel_chassis.db.engine import Connection, Row
 from carrel_chassis.identity import UserContext
@@ -18,14 +18,16 @@ IS_STEP = "outcome NOT IN ('DENIED', 'REPEATED')"
 # The snapshot is one for the whole statement: `found` is the line as it was, whatever the other parts do to it.
 # When two calls begin one step at once, one inserts and the other finds neither its own line nor the first's: it asks again.
 # The intent of what may run twice need not outlive a power failure of the database: its commit does not wait for the disk.
-BEGIN_CALL = text(f"""
-    WITH newest AS (
+_KNOWN = f"""
+    newest AS (
         SELECT coalesce(max(attempt), 0) AS attempt FROM tool_call
         WHERE {OWN} AND run_id = :run_id AND {IS_STEP}
     ), found AS (
         SELECT tool_call_id, tool, arguments_sha256, outcome, result_json, error_reason, error_message FROM tool_call
         WHERE {OWN} AND run_id = :run_id AND step_id = :step_id AND {IS_STEP}
-    ), taken_over AS (
+    )"""
+BEGIN_CALL = text(f"""
+    WITH {_KNOWN}, taken_over AS (
         UPDATE tool_call SET
             outcome = CASE WHEN :may_take_over THEN 'INTENDED' ELSE 'UNKNOWN' END,
             attempt = CASE WHEN :may_take_over THEN :attempt ELSE attempt END,
@@ -46,6 +48,23 @@ BEGIN_CALL = text(f"""
     SELECT newest.attempt AS newest_attempt, inserted.tool_call_id AS inserted_id, taken_over.outcome AS taken_over, found.*,
         CASE WHEN :idempotent THEN set_config('synchronous_commit', 'off', true) END AS synchronous_commit
     FROM newest LEFT JOIN found ON true LEFT JOIN taken_over ON true LEFT JOIN inserted ON true
+""")
+
+# A call without an intent, as a whole.
+RECORD_CALL = text(f"""
+    WITH {_KNOWN}, inserted AS (
+        INSERT INTO tool_call (tenant_id, user_id, tool_call_id, run_id, step_id, attempt, agent, tool, arguments_sha256,
+                               holder, outcome, rule, policy_version, approval_id,
+                               result_json, error_reason, error_message, create_time, finish_time)
+        SELECT :tenant_id, :user_id, :tool_call_id, :run_id, :step_id, :attempt, :agent, :tool, :arguments_sha256,
+               :holder, :outcome, :rule, :policy_version, :approval_id, :result_json, :error_reason, :error_message,
+               now() - CAST(:seconds AS float8) * interval '1 second', now()
+        WHERE NOT EXISTS (SELECT FROM found) AND (SELECT attempt FROM newest) <= :attempt
+        ON CONFLICT (tenant_id, user_id, run_id, step_id) WHERE {IS_STEP} DO NOTHING
+        RETURNING tool_call_id
+    )
+    SELECT newest.attempt AS newest_attempt, inserted.tool_call_id AS inserted_id, CAST(NULL AS text) AS taken_over, found.*
+    FROM newest LEFT JOIN found ON true LEFT JOIN inserted ON true
 """)
 
 FINISH_CALL = text(f"""
@@ -102,21 +121,44 @@ def _of_decision(user: UserContext, step: Step) -> dict[str, Any]:
     }
 
 
+def _of_call(user: UserContext, step: Step, holder: str) -> dict[str, Any]:
+    # Named by its place in the run, as the events of the run name it: a reader can join the two.
+    return {**_of_decision(user, step), "tool_call_id": f"{step.run_id}.{step.step_id}", "holder": holder}
+
+
+def _of_ending(ending: Ending) -> dict[str, Any]:
+    return {
+        "outcome": ending.outcome.value,
+        "result_json": ending.result_json,
+        "error_reason": ending.error_reason,
+        "error_message": ending.error_message,
+    }
+
+
 async def begin_call(session: Connection, user: UserContext, step: Step, holder: str) -> Begun:
     """Writes the intent of a step, or takes over that of a call that died, or tells what is there. One round trip."""
     values = {
-        **_of_decision(user, step),
-        # Named by its place in the run, as the events of the run name it: a reader can join the two.
-        "tool_call_id": f"{step.run_id}.{step.step_id}",
+        **_of_call(user, step, holder),
         "may_take_over": step.repeat is not Repeat.AT_MOST_ONCE,
         "idempotent": step.idempotent,
-        "holder": holder,
     }
+    return await _written(session, BEGIN_CALL, values)
+
+
+async def record_call(
+    session: Connection, user: UserContext, step: Step, holder: str, ending: Ending, seconds: float
+) -> Begun:
+    """Writes a call that took so long and left no intent before, or tells what is there."""
+    values = {**_of_call(user, step, holder), **_of_ending(ending), "seconds": seconds}
+    return await _written(session, RECORD_CALL, values)
+
+
+async def _written(session: Connection, statement: TextClause, values: dict[str, Any]) -> Begun:
     while True:
-        row = (await session.execute(BEGIN_CALL, values)).one()
+        row = (await session.execute(statement, values)).one()
         if row.inserted_id is not None:
             return Begun(row.inserted_id, True, row.newest_attempt)
-        if row.tool_call_id is not None or row.newest_attempt > step.attempt:
+        if row.tool_call_id is not None or row.newest_attempt > values["attempt"]:
             return _begun(row)
 
 
@@ -139,14 +181,7 @@ def _begun(row: Row) -> Begun:
 
 async def finish_call(session: Connection, user: UserContext, step: Step, holder: str, ending: Ending) -> bool:
     """Writes what became of an intent; False when it is no longer this holder's."""
-    values = {
-        **_of_step(user, step),
-        "holder": holder,
-        "outcome": ending.outcome.value,
-        "result_json": ending.result_json,
-        "error_reason": ending.error_reason,
-        "error_message": ending.error_message,
-    }
+    values = {**_of_step(user, step), **_of_ending(ending), "holder": holder}
     return (await session.execute(FINISH_CALL, values)).one_or_none() is not None
 
 

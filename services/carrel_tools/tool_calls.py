@@ -72,11 +72,26 @@ class ToolCallOperations:
         call = await self._admission.admit(user, call_id, asked)
         await self._pace.take(user)
         with self._slots.take(user.owner), self._alone(user, call.step):
-            begun = await self._begin(user, call_id, call.step)
-            if not begun.ours:
-                return Executed(begun.tool_call_id, domain.replay(begun, call.step), True)
-            result_json = await self._carry_out(user, call_id, call, seconds, probe_first=begun.taken_over)
-            return Executed(begun.tool_call_id, result_json, False)
+            if call.step.needs_intent:
+                return await self._with_intent(user, call_id, call, seconds)
+            return await self._without_intent(user, call_id, call, seconds)
+
+    async def _with_intent(self, user: UserContext, call_id: str, call: Admitted, seconds: float) -> Executed:
+        begun = await self._begin(user, call_id, call.step)
+        if not begun.ours:
+            return Executed(begun.tool_call_id, domain.replay(begun, call.step), True)
+        result_json = await self._carry_out(user, call_id, call, seconds, probe_first=begun.taken_over)
+        return Executed(begun.tool_call_id, result_json, False)
+
+    async def _without_intent(self, user: UserContext, call_id: str, call: Admitted, seconds: float) -> Executed:
+        """One transaction, after the tool has run. Should the ledger have the step by then, what it has is told."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        ending = await self._run(user, call_id, call, seconds)
+        known = await unbroken(self._record(user, call_id, call.step, ending, loop.time() - begin))
+        if not known.ours:
+            return Executed(known.tool_call_id, domain.replay(known, call.step), True)
+        return Executed(known.tool_call_id, domain.result_of(ending, call.step), False)
 
     async def _begin(self, user: UserContext, call_id: str, step: Step) -> Begun:
         async with self._sessions.open(user, call_id) as session:
@@ -121,14 +136,7 @@ class ToolCallOperations:
     ) -> str:
         step = call.step
         try:
-            desk = await self._desks.set_up(user, call_id, call.tool, min(seconds, self._deadline_seconds))
-            # Where the caller leaves less, its own deadline cancels this: a step must not fail for good because of it.
-            limit = self._deadline_seconds if self._deadline_seconds < seconds else None
-            ending = None
-            if probe_first and step.repeat is Repeat.VERIFY:
-                ending = await probe_tool(call.tool, call.arguments, desk, limit)
-            if ending is None:
-                ending = await run_tool(call.tool, call.arguments, desk, limit)
+            ending = await self._run(user, call_id, call, seconds, probe_first=probe_first)
         except asyncio.CancelledError:
             # Stopped half-way, because the caller left. What may be taken over keeps its intent: the run may go on elsewhere, and
             # the same step then comes again. What may not has an effect that nobody knows, and that is said at once.
@@ -138,6 +146,23 @@ class ToolCallOperations:
         if not await unbroken(self._finish(user, call_id, step, ending)):
             raise domain.stale_attempt(step)
         return domain.result_of(ending, step)
+
+    async def _run(
+        self, user: UserContext, call_id: str, call: Admitted, seconds: float, *, probe_first: bool = False
+    ) -> Ending:
+        """Sets up the desk and lets the tool work at it."""
+        desk = await self._desks.set_up(user, call_id, call.tool, min(seconds, self._deadline_seconds))
+        # Where the caller leaves less, its own deadline cancels this: a step must not fail for good because of it.
+        limit = self._deadline_seconds if self._deadline_seconds < seconds else None
+        if probe_first and call.step.repeat is Repeat.VERIFY:
+            ending = await probe_tool(call.tool, call.arguments, desk, limit)
+            if ending is not None:
+                return ending
+        return await run_tool(call.tool, call.arguments, desk, limit)
+
+    async def _record(self, user: UserContext, call_id: str, step: Step, ending: Ending, seconds: float) -> Begun:
+        async with self._sessions.open(user, call_id) as session:
+            return await repository.record_call(session, user, step, self._holder, ending, seconds)
 
     async def _finish(self, user: UserContext, call_id: str, step: Step, ending: Ending) -> bool:
         async with self._sessions.open(user, call_id) as session:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -18,7 +18,6 @@ import httpx
 _MAX_REDIRECTS = 5
 _PORTS = {"https": 443, "http": 80}
 _HEADERS = {"accept-encoding": "identity", "user-agent": "carrel"}
-_TEXT_ENCODING = "utf-8"
 
 
 class FetchRefused(Exception):
@@ -74,6 +73,16 @@ def read_allowed(text: str, *, private: bool) -> tuple[AllowedHost, ...]:
     return tuple(entries)
 
 
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""The addresses of a host, at least one; raises OSError."""
+
+
+async def resolved(host: str, port: int) -> Sequence[str]:
+    """What the name server of this machine says."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(each[4][0]) for each in found]
+
+
 def allowed_hosts(public: str, private: str) -> tuple[AllowedHost, ...]:
     """The operator's two lists as one."""
     return read_allowed(public, private=False) + read_allowed(private, private=True)
@@ -82,9 +91,10 @@ def allowed_hosts(public: str, private: str) -> tuple[AllowedHost, ...]:
 class Web:
     """Fetches pages for tools."""
 
-    def __init__(self, allowed: Sequence[AllowedHost], most_bytes: int) -> None:
+    def __init__(self, allowed: Sequence[AllowedHost], most_bytes: int, resolve: Resolve = resolved) -> None:
         self._allowed = allowed
         self._most_bytes = most_bytes
+        self._resolve = resolve
 
     async def fetch(self, url: str, max_bytes: int, seconds: float) -> Page:
         """Gets a page; raises FetchRefused with URL_INVALID, HOST_NOT_ALLOWED, ADDRESS_NOT_PUBLIC, REDIRECT_REFUSED, TOO_LARGE,
@@ -130,9 +140,7 @@ class Web:
             raise FetchRefused(
                 "HOST_NOT_ALLOWED", f"{target.scheme}://{target.host}:{port} is not among the hosts that may be asked."
             )
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
-        addresses = [str(each[4][0]) for each in found]
+        addresses = await self._resolve(target.host, port)
         if not entry.private and not all(map(is_public, addresses)):
             raise FetchRefused("ADDRESS_NOT_PUBLIC", f"{target.host} lies at an address that is not public.")
         return addresses[0]

@@ -25,6 +25,8 @@ PARTS = (
     "noisy",
     "recovery",
     "memory",
+    "agents",
+    "schedules",
     "revocation",
     "tools",
     "events",

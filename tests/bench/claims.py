@@ -18,10 +18,10 @@ from carrel_execution.queue import Queue
 from tests.bench.report import Figure, percentile
 
 USERS = 10_000
-FEW, MANY = 4, 100
-"""How many runs each of the users has queued: 40,000 and 1,000,000 in all."""
+FEW, MANY = 10, 100
+"""How many runs each of the users has queued: 100,000 and 1,000,000 in all."""
 WORKERS = 4
-SECONDS = 5.0
+SECONDS = 2.0
 ONE_AT_A_TIME = 300
 _RUNNING_LIMIT = 1000
 

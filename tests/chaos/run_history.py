@@ -234,3 +234,14 @@ def _standings(changes: Sequence[Standing | Written]) -> Iterator[Standing]:
 
 def _last_standings(changes: Sequence[Standing | Written]) -> Mapping[str, Standing]:
     return {standing.run_id: standing for standing in _standings(changes)}
+
+
+def story(history: RunHistory, run_id: str) -> Iterator[str]:
+    """All that is known of a run, for whoever has to find out how a fault came about."""
+    for change in history.changes:
+        if change.run_id == run_id:
+            yield (
+                f"{change.state} {change.epoch}" if isinstance(change, Standing) else f"{change.store} {change.step_id}"
+            )
+    for told in (told for log in history.logs.values() for told in log if told.run_id == run_id):
+        yield f"{told.offset}: {told.event_id.removeprefix(run_id)} {told.type} of attempt {told.attempt}"

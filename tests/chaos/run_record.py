@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -22,10 +23,13 @@ from tests.support.system import System
 T = TypeVar("T")
 
 _TABLES = ("execution.run", "execution.journal_step", "tools.tool_call", "events.event")
-_BUSY = """
-    SELECT (SELECT count(*) FROM execution.run WHERE finish_time IS NULL) + (SELECT count(*) FROM execution.outbox)
+_LEFT = """
+    SELECT format('%s of %s is %s (ready %s, epoch %s, thread %s)', run_id, agent, state, ready, epoch, thread_id) FROM execution.run
+    WHERE finish_time IS NULL
+    UNION ALL
+    SELECT format('%s has %s events in the outbox', run_id, count(*)) FROM execution.outbox GROUP BY run_id
 """
-_PASSING = {"", "UNAVAILABLE", "DEADLINE_EXCEEDED", "LIMIT_EXCEEDED", "INTERNAL"}
+PASSING = {"", "UNAVAILABLE", "DEADLINE_EXCEEDED", "LIMIT_EXCEEDED", "INTERNAL"}
 """Reasons after which the same call may succeed. INTERNAL: something broke half-way through an answer."""
 _FOLLOW_SECONDS = 30.0
 
@@ -39,16 +43,18 @@ class Record:
         self._administrator_url = administrator_url
         self._effects = system.data_dir.parent / "effects"
 
-    async def until_quiet(self) -> None:
-        """Until nothing of any user is under way: no run that is not over, nothing still to be told."""
-        while True:
+    async def until_quiet(self, seconds: float) -> None:
+        """Until nothing of any user is under way: no run that is not over, nothing still to be told. AssertionError says what is left."""
+        left = ["nobody knows what"]
+        deadline = time.monotonic() + seconds
+        while left:
+            assert time.monotonic() < deadline, f"after {seconds:g} s there is still {'; '.join(left[:10])}"
+            await asyncio.sleep(0.1)
             try:
                 async with self.administrator() as connection:
-                    if await connection.fetchval(_BUSY) == 0:
-                        return
+                    left = [row[0] for row in await connection.fetch(_LEFT)]
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pass  # it is coming back
-            await asyncio.sleep(0.1)
 
     @asynccontextmanager
     async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
@@ -65,6 +71,7 @@ class Record:
             _add(history, change, followers)
         for owner, follower in followers.items():
             log = history.logs[owner]
+            log.sort(key=lambda told: told.offset)  # those of one statement are not inserted in their order
             await follower.until(lambda log=log, follower=follower: len(follower.events) >= len(log), _FOLLOW_SECONDS)  # type: ignore[misc]
             history.followed[owner] = [event.event_id for event in follower.events]
         for accepted in history.accepted:
@@ -95,7 +102,7 @@ async def answered(call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
         except CarrelClientError as error:
-            if error.reason not in _PASSING:
+            if error.reason not in PASSING:
                 raise
         await asyncio.sleep(0.1)
 

@@ -14,7 +14,7 @@ import structlog
 import uvloop
 
 from tests.chaos.history import Fault
-from tests.chaos.run_history import Standing, check
+from tests.chaos.run_history import Standing, check, story
 from tests.chaos.run_round import RunRound
 from tests.chaos.run_stack import RunStack, run_stack
 
@@ -29,7 +29,7 @@ async def play(running: RunStack, seed: str, blows: int, counts: Counter[str]) -
     try:
         faults = check(await one.play())
     except (TimeoutError, AssertionError, grpc.aio.AioRpcError, ExceptionGroup) as error:
-        faults = [Fault("failed", f"round {seed}", repr(error)[:500])]
+        faults = [Fault("failed", f"round {seed}", repr(error)[:2000])]
     history = one.history
     for blow in one.plan.blows:
         counts[f"{'pauses' if blow.pause_seconds else 'kills'} of {blow.victim}"] += 1
@@ -48,6 +48,8 @@ async def play(running: RunStack, seed: str, blows: int, counts: Counter[str]) -
     )
     for fault in faults[:10]:
         print(f"  {fault}", flush=True)
+        if fault.where in last:
+            print(f"    {'; '.join(story(history, fault.where))}", flush=True)
     return faults
 
 

@@ -9,13 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrel.agent import JSON, Agent
 from carrel.api.events.v1 import event_pb2 as pb
 from carrel_chassis.errors import CarrelError
 from carrel_execution import domain, events
 from carrel_execution.domain import ListRequest, Outcome, Run, State
-from carrel_execution.factory import InstanceFactory
-from carrel_execution.registry import AgentRegistry, load_registry
 from carrel_execution.start import StartRequest, check_input
 
 RUN = Run("run-7", "thread-7", "echo", State.QUEUED, 0, "{}", "", "", "", "", datetime.now(UTC), None, None)
@@ -101,55 +98,3 @@ def test_events_are_batched_in_order_and_none_is_left_out() -> None:
     batches = list(events.batches(given_events))
     assert [event for batch in batches for event in batch] == given_events
     assert max(map(len, batches)) <= 200 and [given_events[10]] in batches
-
-
-class Good(Agent):
-    """An agent that keeps something."""
-
-    name = "good"
-
-    async def run(self, context, input) -> JSON:
-        return None
-
-
-class Abstract(Agent):
-    """No agent yet."""
-
-    name = "abstract"
-
-
-class Nameless(Good):
-    """Its name is a placeholder."""
-
-    name = "registry"
-
-
-class Twin(Good):
-    """Has the name of another."""
-
-
-@pytest.mark.parametrize("wrong", [[Good()], [Abstract], [Nameless], [Good, Twin], [int]])
-def test_a_registry_takes_usable_classes_only(wrong: list[type[Agent]]) -> None:
-    with pytest.raises(CarrelError):
-        AgentRegistry(wrong)
-
-
-def test_a_registry_does_not_change_after_the_start() -> None:
-    registry = load_registry(["tests.support.agents_under_test"])
-    assert {"supervisor", "sleeper"} <= set(registry.names)
-    with pytest.raises(TypeError):
-        registry.classes["good"] = Good  # type: ignore[index]
-    with pytest.raises(CarrelError):
-        load_registry(["tests.support.no_such_module"])
-
-
-def test_an_instance_is_new_each_time_and_empty_afterwards() -> None:
-    factory = InstanceFactory(AgentRegistry([Good]))
-    with factory.instance("good") as one, factory.instance("good") as other:
-        assert one is not other
-        one.kept = "a secret"  # type: ignore[attr-defined]
-        assert factory.counts.active == 2
-    assert vars(one) == {}
-    with pytest.raises(ZeroDivisionError), factory.instance("good"):
-        raise ZeroDivisionError
-    assert (factory.counts.created, factory.counts.active, factory.counts.cleaned) == (3, 0, 3)

@@ -20,8 +20,10 @@ from carrel.api.context.v1.user_context_pb2 import SignedUserContext
 from carrel.api.runs.v1 import run_pb2, schedule_pb2
 from carrel.api.runs.v1 import schedule_service_pb2 as pb
 from carrel.api.runs.v1 import schedule_service_pb2_grpc as rpc
+from carrel_chassis.db.engine import Connection, cross_user_engine
 from carrel_chassis.ids import new_id
 from carrel_chassis.signing import decode_context
+from carrel_execution.due_schedules import TAKE_DUE_SCHEDULES
 from tests.context.test_births import exchange
 from tests.context.test_limits import set_limits
 from tests.execution.test_runs import SUCCEEDED, Runs
@@ -228,6 +230,31 @@ async def test_whoever_dies_after_the_start_is_followed_by_one_who_starts_the_sa
     again = await schedules.let_come(made.schedule_id, due)  # as if nobody had noted it
     assert first.last_run_id == again.last_run_id
     assert len(await schedules.started(made.schedule_id)) == 1
+
+
+async def test_what_one_process_has_taken_no_other_takes(system: System, schedules: Schedules) -> None:
+    made = {(await schedules.create()).schedule_id for _ in range(3)}
+    in_a_hundred_years = datetime.now(UTC) + timedelta(days=36_525)
+    values = {"now": in_a_hundred_years, "hold_until": in_a_hundred_years + timedelta(seconds=30), "count": 1000}
+    engines = [cross_user_engine(system.database_url("carrel_execution_runner"), 1) for _ in range(2)]
+
+    async def take(connection: Connection) -> set[str]:
+        return made & {row.schedule_id for row in await connection.execute(TAKE_DUE_SCHEDULES, values)}
+
+    try:
+        with pytest.raises(Undone):  # the service of all tests is to find its schedules as they were
+            async with engines[0].begin() as first, engines[1].begin() as second:
+                assert await take(first) == made
+                assert await take(second) == set(), "while the first is at it"
+                assert await take(first) == set(), "and for as long as it holds them"
+                raise Undone
+    finally:
+        for engine in engines:
+            await engine.dispose()
+
+
+class Undone(Exception):
+    """Rolls back what a test has done."""
 
 
 async def test_a_schedule_that_is_paused_or_deleted_starts_nothing(schedules: Schedules) -> None:

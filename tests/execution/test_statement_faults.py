@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -49,8 +48,7 @@ class Bench:
                 run = await answered(lambda agent=agent: follower.client.start_run(agent, {}, "", f"request-{agent}"))  # type: ignore[misc]
                 history.accepted.append(Accepted(owner, f"request-{agent}", run.run_id))
                 await follower.until_final(run.run_id, seconds=20)
-            async with asyncio.timeout(20):
-                await self.record.until_quiet()
+            await self.record.until_quiet(seconds=20)
             seen = self.postgres.disarm()
             await self.record.read_back(history, {owner: follower})
         return history, seen

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import grpc
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,6 +129,23 @@ async def test_a_tenants_administrator_sees_the_tenant_and_one_of_all_tenants_se
     for person in (ada, eve):
         with refused(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"):
             await overall(system, person)
+
+
+async def test_the_metrics_page_counts_by_agent_and_names_nobody(system: System, ada: Person) -> None:
+    runs = Runs(system, ada)
+    run = await runs.start("counting")
+    await runs.story(run.run_id)
+    async with httpx.AsyncClient() as client:
+        page = (await client.get(f"http://{system.addresses['metrics.execution']}/metrics")).text
+    for sample in ("carrel_runs_ended_total", "carrel_run_duration_seconds_count"):
+        [line] = [
+            line
+            for line in page.splitlines()
+            if line.startswith(sample) and 'agent="counting"' in line and "SUCCEEDED" in line
+        ]
+        assert float(line.rsplit(" ", 1)[1]) >= 1
+    for secret in (ada.tenant_id, ada.user_id, run.run_id, run.thread_id):
+        assert secret not in page
 
 
 async def test_nobody_asks_for_more_days_than_are_kept(system: System, ada: Person) -> None:

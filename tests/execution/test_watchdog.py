@@ -53,7 +53,6 @@ async def at_work(others: Runs) -> run_pb2.Run:
 async def cause_of_death(runs: Runs, run: run_pb2.Run) -> str:
     last = (await runs.story(run.run_id, seconds=30.0))[-1]
     assert last.type == "agent_died", last
-    assert (await runs.get(run.run_id)).state == DEAD
     return last.agent_died.cause
 
 
@@ -74,8 +73,10 @@ async def test_an_agent_that_blocks_the_loop_dies_and_nobody_else_notices(
 ) -> None:
     before = process(watched)
     beside = await at_work(others)
-    cause = await cause_of_death(runs, await runs.start(agent, {"does": does}))
+    run = await runs.start(agent, {"does": does})
+    cause = await cause_of_death(runs, run)
     assert cause.startswith("The agent blocked the event loop for 0.5 s at rogue_agents.py:")
+    assert (await runs.get(run.run_id)).state == DEAD
     assert (await goes_on(others, beside)).attempt == 1
     assert process(watched) == before
 
@@ -100,8 +101,9 @@ async def test_where_the_agent_cannot_be_stopped_its_run_ends_and_the_others_go_
     beside = await at_work(others)
     run = await runs.start(agent, {"does": does, **input})
     assert "blocked the event loop" in await cause_of_death(runs, run)
-    assert (await runs.get(run.run_id)).attempt == 1
     await watched.stack.ready(30)
+    ended = await runs.get(run.run_id)
+    assert (ended.state, ended.attempt) == (DEAD, 1)
     assert (await goes_on(others, beside)).attempt == 2
     assert process(watched) != before
 

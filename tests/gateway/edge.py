@@ -48,6 +48,8 @@ REQUESTS: dict[str, Any] = {
     "GetTool": pb.GetToolRequest(tool="tool-of-a-test"),
     "TestToolPolicy": admin_pb.TestToolPolicyRequest(user_id="user-of-a-test", tool="echo"),
     "EndSession": pb.EndSessionRequest(session_id="session-that-is-none"),
+    "GetUpload": pb.GetUploadRequest(upload_id="upload-of-a-test"),
+    "DownloadCorpus": pb.DownloadCorpusRequest(name="corpus-of-a-test"),
     "GetCorpus": pb.GetCorpusRequest(name="corpus-of-a-test"),
     "CreateThread": pb.CreateThreadRequest(request_id="request-of-a-test", title="a thread"),
     "GetThread": pb.GetThreadRequest(thread_id="thread-of-a-test"),

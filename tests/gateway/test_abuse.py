@@ -149,11 +149,15 @@ async def test_pings_without_end_close_the_connection(system: System) -> None:
             await ends_within(source, 0.5)
 
 
-def _opened(stream: int) -> bytes:
+def _opened(stream: int, authorization: str = "") -> bytes:
     """The head of a call to ListRuns, its header fields written out (RFC 7541, 6.2.2)."""
 
+    def length(number: int) -> bytes:  # 5.1, with a prefix of 7 bits
+        rest = number - 127
+        return bytes([number]) if rest < 0 else bytes([127, rest % 128 + 128, rest // 128])
+
     def literal(name: bytes, value: bytes) -> bytes:
-        return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        return b"\x00" + length(len(name)) + name + length(len(value)) + value
 
     path = b"/carrel.api.gateway.v1.GatewayService/ListRuns"
     fields = (
@@ -163,6 +167,7 @@ def _opened(stream: int) -> bytes:
         (b":authority", b"x"),
         (b"content-type", b"application/grpc"),
         (b"te", b"trailers"),
+        *(((b"authorization", authorization.encode()),) if authorization else ()),
     )
     return frame(1, 4, stream, b"".join(literal(name, value) for name, value in fields))
 
@@ -176,18 +181,60 @@ def kinds(raw: bytes) -> list[tuple[int, int]]:
     return found
 
 
-async def test_calls_that_are_begun_and_say_nothing_are_limited(system: System, ada: Person) -> None:
-    """They reach no handler, so that no identity is asked for, and cost memory all the same."""
-    async with replica(system, connection_calls=50) as gateway, connection(gateway.address) as (source, sink):
-        sink.write(PREFACE + frame(4, 0, 0) + b"".join(_opened(2 * number + 1) for number in range(80)))
-        received = b""
-        with suppress(TimeoutError):
-            while True:
-                received += await asyncio.wait_for(source.read(65_536), 1)
-        # Those beyond the limit are reset; at the 50 others nothing has happened.
-        assert {stream for kind, stream in kinds(received) if kind == 3} == {2 * n + 1 for n in range(50, 80)}
+async def _all_that_comes(source: asyncio.StreamReader, quiet_seconds: float = 1.0) -> bytes:
+    received = b""
+    with suppress(TimeoutError):
+        while True:
+            received += await asyncio.wait_for(source.read(65_536), quiet_seconds)
+    return received
+
+
+async def test_calls_that_are_begun_and_say_nothing_are_refused_before_they_do(system: System) -> None:
+    """Who they are is asked when they begin, not when their request has come: an anonymous one keeps nothing open."""
+    async with connection(system.addresses["gateway"]) as (source, sink):
+        sink.write(PREFACE + frame(4, 0, 0) + b"".join(_opened(2 * number + 1) for number in range(40)))
+        received = await _all_that_comes(source)
+        answered = {stream for kind, stream in kinds(received) if kind == 1}
+        assert answered == {2 * number + 1 for number in range(40)}
+
+
+async def test_calls_that_say_nothing_under_a_good_credential_time_out_and_are_limited(
+    system: System, ada: Person
+) -> None:
+    async with (
+        replica(system, connection_calls=50, default_deadline_seconds=2.0) as gateway,
+        connection(gateway.address) as (source, sink),
+    ):
+        opened = (_opened(2 * number + 1, f"Bearer {ada.token}") for number in range(80))
+        sink.write(PREFACE + frame(4, 0, 0) + b"".join(opened))
+        received = await _all_that_comes(source, 4.0)
+        # Those beyond the limit are reset at once; the 50 others are told that their time is over.
+        answered = {stream for kind, stream in kinds(received) if kind == 1}
+        assert answered == {2 * number + 1 for number in range(50)}
+        reset = {stream for kind, stream in kinds(received) if kind == 3}
+        assert {2 * number + 1 for number in range(50, 80)} <= reset
         async with Client(gateway.address, ada.token) as client:
             await client.list_agents()
+
+
+async def test_guessing_credentials_is_limited_by_address_and_good_ones_go_on(system: System, ada: Person) -> None:
+    limits = {"wrong_credentials_per_second": 0.5, "burst_seconds": 4.0}
+    async with replica(system, **limits) as gateway, AsyncExitStack() as stack:
+        http = await stack.enter_async_context(http_client(system, "", gateway.http_address))
+        known = await stack.enter_async_context(Client(gateway.address, ada.token))
+        await known.list_agents()
+        statuses, answers = [], []
+        for number in range(6):
+            guess = {"authorization": f"Bearer ck_dGVuYW50LXgKdXNlci14CmtleS14.guess{number}"}
+            answers.append(await http.get("/v1/runs", headers=guess))
+            statuses.append(answers[-1].status_code)
+        assert statuses == [401, 401, 429, 429, 429, 429]
+        assert answers[-1].json()["metadata"] == {"limit": "wrong_credentials_per_second", "value": "0.5"}
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        channel = await stack.enter_async_context(open_channel(gateway.address))
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED"):
+            await call(channel, "ListRuns", bearer("ck_dGVuYW50LXgKdXNlci14CmtleS14.another"))
+        await known.list_agents()
 
 
 async def test_connections_to_the_grpc_face_are_limited(system: System) -> None:

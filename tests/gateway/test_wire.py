@@ -16,10 +16,16 @@ from carrel.api.context.v1 import (
 from carrel.api.events.v1 import event_service_pb2
 from carrel.api.runs.v1 import run_service_pb2, schedule_service_pb2
 from carrel.api.tools.v1 import policy_service_pb2, tool_service_pb2
-from carrel_gateway.backends import SUBSCRIBE, UNARY, UPLOAD, Route
+from carrel_gateway.backends import DOWNLOAD, SUBSCRIBE, UNARY, UPLOAD, Route
 from carrel_gateway.methods import METHODS
 
-ROUTES: dict[str, Route] = {**UNARY, "Subscribe": SUBSCRIBE, "WatchRun": SUBSCRIBE, "UploadCorpus": UPLOAD}
+ROUTES: dict[str, Route] = {
+    **UNARY,
+    "Subscribe": SUBSCRIBE,
+    "WatchRun": SUBSCRIBE,
+    "UploadCorpus": UPLOAD,
+    "DownloadCorpus": DOWNLOAD,
+}
 
 
 FILES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import ClassVar
 
 from carrel.agent import JSON, Agent, AgentError, RunContext
 
@@ -118,4 +119,24 @@ class Unjust(Agent):
         return object()
 
 
-AGENTS = (Sleeper, Dying, Failing, Crashing, Counting, Stubborn, Nested, Unjust)
+class Orderly(Agent):
+    """Declares what it takes; gives it back."""
+
+    name = "orderly"
+    description = "Takes what it declares, and nothing else."
+    version = "3.1"
+    input_schema: ClassVar[Mapping[str, JSON]] = {
+        "type": "object",
+        "properties": {
+            "amount": {"type": "number", "minimum": 0},
+            "lines": {"type": "array", "items": {"type": "string"}},
+        },
+        "required": ["amount"],
+        "additionalProperties": False,
+    }
+
+    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        return dict(input)
+
+
+AGENTS = (Orderly, Sleeper, Dying, Failing, Crashing, Counting, Stubborn, Nested, Unjust)

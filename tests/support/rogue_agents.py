@@ -97,6 +97,34 @@ class Rogue(Agent):
             time.sleep(600)  # noqa: ASYNC251
         return "forked"
 
+    async def _fork_twice(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        """What it leaves has lost its parent, and its session."""
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(600)  # noqa: ASYNC251
+            os._exit(0)
+        os.wait()  # noqa: ASYNC222
+        return "forked twice"
+
+    async def _fork_without_end(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        while True:
+            os.fork()
+
+    async def _leak_in_many(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        """Each of its processes takes less than one may."""
+        for _ in range(4):
+            if os.fork() == 0:
+                kept = bytearray(input["mb"] * 1024 * 1024)
+                time.sleep(600)  # noqa: ASYNC251
+                del kept
+        await asyncio.sleep(600)
+
+    async def _kill_its_keeper(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        await self._fork_twice(context, input)
+        os.kill(os.getppid(), signal.SIGKILL)
+        await asyncio.sleep(600)
+
     async def _swallow_cancellation(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         while True:
             try:

@@ -40,6 +40,7 @@ def test_settings(data_dir: Path, **changes: Any) -> StackSettings:
         ),
         "CARREL_TOOL_MODULES": "tests.support.tools",
         "CARREL_TEST_EFFECTS": str(data_dir.parent / "effects"),
+        "CARREL_WRONG_CREDENTIALS_PER_SECOND": "1000000",  # tests send thousands of them; one of them has a limit of its own
         **changes.pop("service_environment", {}),
     }
     defaults: dict[str, Any] = {

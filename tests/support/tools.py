@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -12,23 +13,25 @@ from carrel_tools.tool import JSON, Desk, Probe, Tool
 
 
 class Sleep(Tool):
-    """{"seconds"} → {"slept"}."""
+    """{"seconds", "key"?} → {"slept"}; tells that it has begun by a line with the key."""
 
     name: ClassVar = "sleep"
     arguments_schema: ClassVar = {
         "type": "object",
-        "properties": {"seconds": {"type": "number", "minimum": 0}},
+        "properties": {"seconds": {"type": "number", "minimum": 0}, "key": {"type": "string"}},
         "required": ["seconds"],
     }
     idempotent: ClassVar = True
 
     async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
+        if "key" in arguments:
+            await asyncio.to_thread(_append, Path(os.environ["CARREL_TEST_EFFECTS"]), f"{arguments['key']}\n")
         await asyncio.sleep(arguments["seconds"])
         return {"slept": arguments["seconds"]}
 
 
 class Count(Tool):
-    """{"key", "before"?, "seconds"?} → {"counted": key}: a pause, an effect in the world (a line in the file CARREL_TEST_EFFECTS), a pause."""
+    """{"key", "before"?, "seconds"?} → {"counted": key}: a pause, an effect (a line in the file CARREL_TEST_EFFECTS), a pause."""
 
     name: ClassVar = "count"
     arguments_schema: ClassVar = {
@@ -124,4 +127,15 @@ class NotJson(Tool):
         return {"a": {1, 2}, "b": float("nan")}
 
 
-TOOLS: tuple[type[Tool], ...] = (Sleep, Count, Crash, Huge, Post, NotJson)
+class Dice(Tool):
+    """Returns another text each time, and does no harm."""
+
+    name: ClassVar = "dice"
+    arguments_schema: ClassVar = {"type": "object"}
+    idempotent: ClassVar = True
+
+    async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
+        return secrets.token_hex(8)
+
+
+TOOLS: tuple[type[Tool], ...] = (Sleep, Count, Crash, Huge, Post, NotJson, Dice)

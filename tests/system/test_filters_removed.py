@@ -33,7 +33,7 @@ REPOSITORIES = {
         "carrel_execution.follow",
         "carrel_execution.statistics",
     ),
-    "carrel_tools": ("carrel_tools.repository", "carrel_tools.audit"),
+    "carrel_tools": ("carrel_tools.repository", "carrel_tools.corpus_repository", "carrel_tools.audit"),
     "carrel_events": ("carrel_events.repository",),
 }
 """The modules with the queries of a user, by the role that runs them."""
@@ -51,6 +51,7 @@ def filtered_statements() -> list[tuple[str, str, str, str]]:
 
 STATEMENTS = filtered_statements()
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+UPLOAD_ID = "upload-of-both"
 
 
 async def row_of(system: System, query: str, person: Person) -> asyncpg.Record:
@@ -76,6 +77,10 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
     own = "WHERE tenant_id = $1 AND user_id = $2"
     call = await row_of(system, f"SELECT * FROM tools.tool_call {own}", person)
     corpus = await row_of(system, f"SELECT * FROM tools.corpus {own}", person)
+    upload = "INSERT INTO tools.corpus_upload (tenant_id, user_id, upload_id, corpus_id, name, media_type)"
+    values = f"VALUES ($1, $2, '{UPLOAD_ID}', $2 || '-of-upload', 'trace', 'text/csv') RETURNING 1"
+    await row_of(system, f"{upload} {values}", person)
+    corpus_key = await row_of(system, f"SELECT * FROM tools.corpus_key {own}", person)
     key = await row_of(system, f"SELECT * FROM context.api_key {own}", person)
     thread = await row_of(system, f"SELECT * FROM context.thread {own}", person)
     session = await row_of(system, f"SELECT * FROM context.session {own}", person)
@@ -86,6 +91,7 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
         "run": dict(accepted),
         "call": dict(call),
         "corpus": dict(corpus),
+        "corpus_key": dict(corpus_key),
         "key": dict(key),
         "thread": dict(thread),
     } | {"session": dict(session)}
@@ -162,8 +168,17 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         "GET_CORPUS": {"name": "trace"},
         "LIST_CORPORA": {"name": "", "size": 50},
         "FIND_CORPUS": {"name": "trace"},
-        "OTHER_CORPORA": {"name": "another"},
+        "OTHER_CORPORA": {"name": "another", "upload_id": ""},
+        "RENAME_CORPUS": {"name": "trace", "new_name": "another"},
         "DELETE_CORPUS": {"name": "trace"},
+        "DELETE_CORPORA": {},
+        "GET_KEY": {},
+        "DELETE_KEY": {},
+        "GET_UPLOAD": {"upload_id": UPLOAD_ID},
+        "ADVANCE_UPLOAD": {"upload_id": UPLOAD_ID, "received_bytes": 0, "new_bytes": 1},
+        "DELETE_UPLOAD": {"upload_id": UPLOAD_ID},
+        "DELETE_UPLOADS": {},
+        "STALE_UPLOADS": {"upload_id": "", "most": 0},
         "READ": read,
         "READ_OF_RUN": read | {"run_id": run["run_id"]},
     }[name]
@@ -219,6 +234,7 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         ada.tenant_id,
         ada.user_id,
         adas["corpus"]["corpus_id"],
+        adas["corpus_key"]["wrapped_key"],
         adas["call"]["tool_call_id"],
         adas["key"]["api_key_id"],
         adas["thread"]["thread_id"],
@@ -236,7 +252,7 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         assert as_eve == []
     if name == "OTHER_CORPORA":
         assert as_eve[0] == (1, eves["corpus"]["size_bytes"]), "the sum is over Eve's own files"
-    if name in {"DELETE_CORPUS", "GET_CORPUS", "FIND_CORPUS"}:  # Eve has a file of that name herself
+    if name in {"DELETE_CORPUS", "RENAME_CORPUS", "GET_CORPUS", "FIND_CORPUS"}:  # Eve has a file of that name herself
         assert len(as_eve) == 1
     if name in {"GET", "CANCEL", "FINISH_CALL", "LIST_CALLS_OF_RUN", "GET_API_KEY", "GET_THREAD", "DELETE_THREAD"}:
         assert as_eve == []

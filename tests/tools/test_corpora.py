@@ -15,6 +15,7 @@ from tests.support.expect import eventually, refused
 from tests.tools.conftest import CSV, Desk
 
 Code = grpc.StatusCode
+MIB = 1024 * 1024
 
 
 def own_files(desk: Desk) -> list[str]:
@@ -39,7 +40,7 @@ async def test_the_same_content_is_the_same_corpus_and_other_content_replaces_it
     assert await desk.upload("sales", CSV) == first
     second = await desk.upload("sales", CSV + b"eve,5\n")
     assert second.corpus_id != first.corpus_id
-    assert [os.path.basename(path) for path in own_files(desk)] == [f"{second.corpus_id}.csv"]
+    assert [os.path.basename(os.path.dirname(path)) for path in own_files(desk)] == [second.corpus_id]
     assert (await desk.result("sql_query", sql="SELECT count(*) FROM sales"))["rows"] == [[5]]
 
 
@@ -105,7 +106,7 @@ async def test_a_file_that_is_no_csv_is_refused_and_says_where(desk: Desk, conte
     with refused(Code.INVALID_ARGUMENT, "CORPUS_INVALID") as refusal:
         await desk.upload("sales", *([content[:5], content[5:]] if content else []))
     assert says in refusal.error.message
-    assert await desk.names() == [] and not any(path.endswith(".part") for path in desk.files())
+    assert await desk.names() == [] and own_files(desk) == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ async def test_names_that_sql_cannot_tell_apart_are_refused(desk: Desk):
 
 async def test_what_is_no_upload_is_refused(desk: Desk):
     with refused(Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"):
-        await desk.upload("sales", CSV, media_type="text/plain")
+        await desk.upload("sales", CSV, media_type="application/zip")
     header = pb.UploadCorpusRequest(header=pb.UploadHeader(name="sales", media_type="text/csv"))
     chunk = pb.UploadCorpusRequest(chunk=CSV)
     for messages in ([], [chunk], [header, header], [pb.UploadCorpusRequest()]):
@@ -158,11 +159,12 @@ async def test_what_is_no_upload_is_refused(desk: Desk):
 async def test_an_upload_that_is_cancelled_leaves_nothing(desk: Desk):
     async def half() -> AsyncIterator[pb.UploadCorpusRequest]:
         yield pb.UploadCorpusRequest(header=pb.UploadHeader(name="sales", media_type="text/csv"))
-        yield pb.UploadCorpusRequest(chunk=CSV)
+        for _ in range(5):
+            yield pb.UploadCorpusRequest(chunk=b"a" * MIB)
         await asyncio.Event().wait()
 
     async def under_way() -> bool:
-        return any(path.endswith(".part") for path in desk.files())
+        return bool(own_files(desk))
 
     async def gone() -> bool:
         return not await under_way()

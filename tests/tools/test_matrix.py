@@ -34,7 +34,7 @@ BY_NAME: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     "corpus_delete": [lambda name: {"name": name}],
 }
 """What each tool is asked, by the name of something of a user."""
-NAMELESS = {"echo", "sleep", "count", "post", "crash", "huge", "not_json"}
+NAMELESS = {"echo", "sleep", "count", "post", "crash", "huge", "not_json", "dice"}
 """Tools that are told the name of nothing that a user owns."""
 
 TOOLS = [each.name for each in load_classes("tests.support.tools")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 
 import grpc
@@ -125,6 +126,29 @@ async def test_a_result_over_a_mebibyte_is_a_failure(desk: Desk):
     assert refusal.error.metadata == {"tool_reason": "TOO_LARGE"}
 
 
+async def test_a_result_that_is_not_json_is_a_failure(desk: Desk):
+    with refused(Code.FAILED_PRECONDITION, "TOOL_FAILED") as refusal:
+        await desk.execute("not_json")
+    assert refusal.error.metadata == {"tool_reason": "TOOL_CRASHED"}
+
+
+async def test_a_hundred_megabytes_of_arguments_are_refused_unread(desk: Desk):
+    request = pb.ExecuteToolRequest(step_id="1", tool="echo", arguments_json="x" * 100_000_000)
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await desk.tools.ExecuteTool(request, metadata=await desk.run_metadata(), timeout=60)
+    assert refusal.value.code() is Code.RESOURCE_EXHAUSTED
+    await desk.execute("echo", text="the next call is none the wiser")
+
+
+async def test_a_flood_of_calls_is_refused_beyond_the_limit_and_holds_up_nobody_else(desk: Desk, other: Desk):
+    calls = [desk.execute("sleep", str(step), seconds=0.2) for step in range(100)]
+    flood = asyncio.gather(*calls, return_exceptions=True)
+    assert not (await other.execute("echo", text="a")).replayed
+    answers = await flood
+    reasons = {from_rpc_error(each).reason for each in answers if isinstance(each, grpc.aio.AioRpcError)}
+    assert reasons == {"LIMIT_EXCEEDED"} and any(not isinstance(each, Exception) for each in answers)
+
+
 async def test_an_older_attempt_is_fenced_off_in_every_step_of_the_run(desk: Desk):
     await desk.execute("echo", "1", attempt=2, text="a")
     for step in ("1", "2"):
@@ -132,16 +156,34 @@ async def test_an_older_attempt_is_fenced_off_in_every_step_of_the_run(desk: Des
             await desk.execute("echo", step, attempt=1, text="a")
 
 
-async def test_a_cancelled_idempotent_step_runs_again(desk: Desk):
-    call = asyncio.create_task(desk.execute("sleep", seconds=30))
-    await eventually(lambda: desk.calls(run_id=desk.run_id))
+async def test_a_cancelled_idempotent_step_leaves_nothing_and_runs_again(desk: Desk):
+    key = secrets.token_hex(8)
+    call = asyncio.create_task(desk.execute("sleep", seconds=30, key=key))
+
+    async def begun() -> bool:
+        return effects(desk.system, key) == 1
+
+    await eventually(begun)
+    # The same step cannot begin while the other runs, nor while the server still unwinds it; it says so, and to come again.
+    with refused(Code.ABORTED, "UNAVAILABLE"):
+        await desk.execute("sleep", seconds=0)
     call.cancel()
-    # The same step cannot begin while the server still unwinds the cancelled call; it says so, and to come again.
     with pytest.raises(asyncio.CancelledError):
         await call
-    with refused(Code.ABORTED, "STEP_REUSED"):
-        await eventually(lambda: _not_running(desk.execute("sleep", seconds=0)))
-    assert [each.outcome for each in await desk.calls()] == [tool_pb2.TOOL_OUTCOME_INTENDED]
+    assert await desk.calls() == []
+    assert await eventually(lambda: _not_running(desk.execute("sleep", seconds=0)))
+    assert [each.outcome for each in await desk.calls()] == [tool_pb2.TOOL_OUTCOME_SUCCEEDED]
+
+
+async def test_an_idempotent_step_that_comes_again_gives_the_first_result(desk: Desk, own_process):
+    """It may run again, and what it returns then is not what is told."""
+    replica = Desk(desk.system, desk.person, (await own_process()).peer)
+    replica.run_id = desk.run_id
+    first = await desk.execute("dice")
+    for each, attempt in ((desk, 1), (replica, 1), (replica, 2)):
+        again = await each.execute("dice", attempt=attempt)
+        assert again.replayed and (again.tool_call_id, again.result_json) == (first.tool_call_id, first.result_json)
+    assert json.loads(first.result_json) != await desk.result("dice")
 
 
 async def _not_running(call):
@@ -178,11 +220,11 @@ async def test_after_a_kill_an_effect_is_not_repeated_and_a_reading_is(desk: Des
     key = secrets.token_hex(8)
     calls = [
         asyncio.create_task(doomed.execute("count", "1", key=key, seconds=30)),
-        asyncio.create_task(doomed.execute("sleep", "2", seconds=0.5)),
+        asyncio.create_task(doomed.execute("sleep", "2", seconds=0.5, key=f"{key}-2")),
     ]
 
     async def begun() -> bool:
-        return effects(desk.system, key) == 1 and len(await desk.calls(run_id=desk.run_id)) == 2
+        return effects(desk.system, key) == effects(desk.system, f"{key}-2") == 1
 
     await eventually(begun)
     await own.kill()
@@ -190,7 +232,7 @@ async def test_after_a_kill_an_effect_is_not_repeated_and_a_reading_is(desk: Des
     with refused(Code.FAILED_PRECONDITION, "OUTCOME_UNKNOWN"):
         await desk.execute("count", "1", attempt=2, key=key, seconds=30)
     assert effects(desk.system, key) == 1
-    assert (await desk.execute("sleep", "2", attempt=2, seconds=0.5)).result_json == '{"slept":0.5}'
+    assert (await desk.execute("sleep", "2", attempt=2, seconds=0.5, key=f"{key}-2")).result_json == '{"slept":0.5}'
 
 
 async def test_a_tool_that_takes_too_long_is_stopped(desk: Desk, own_process):
@@ -205,7 +247,7 @@ async def test_a_tool_that_takes_too_long_is_stopped(desk: Desk, own_process):
 async def test_one_user_has_only_so_many_calls_under_way(desk: Desk, other: Desk, own_process):
     own = (await own_process(USER_TOOL_CALLS="2")).peer
     mine, theirs = Desk(desk.system, desk.person, own), Desk(desk.system, other.person, own)
-    calls = [asyncio.create_task(mine.execute("sleep", str(step), seconds=30)) for step in range(2)]
+    calls = [asyncio.create_task(mine.execute("count", str(step), seconds=30)) for step in range(2)]
 
     async def begun() -> bool:
         return len(await mine.calls()) == 2

@@ -18,6 +18,7 @@ from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_gateway.admission import Admission
 from carrel_gateway.contexts import Contexts
 from carrel_gateway.http_face import reading
+from carrel_gateway.http_face.downloads import file_answer
 from carrel_gateway.http_face.forms import to_message
 from carrel_gateway.http_face.json_form import ApiResponse, position_text, to_json
 from carrel_gateway.http_face.layers import asker_of
@@ -105,8 +106,9 @@ class Api:
 
     async def upload_corpus(self, request: Request) -> Response:
         """PUT /v1/corpora/{name}."""
-        reading.query(request, reading.NoQuery)
-        header = pb.UploadHeader(name=request.path_params["name"], media_type=reading.media_type(request))
+        asked = reading.query(request, reading.UploadQuery)
+        media_type = reading.media_type(request)
+        header = pb.UploadHeader(name=request.path_params["name"], media_type=media_type, **asked.model_dump())
         asker = asker_of(request.scope)
         try:
             with self._admission.call("UploadCorpus", asker.user):
@@ -116,6 +118,16 @@ class Api:
         except TimeoutError:
             raise CarrelError(Kind.TIMEOUT, "DEADLINE_EXCEEDED", "The upload took too long.") from None
         return ApiResponse(to_json(pb.UploadCorpusResponse.FromString(answer).corpus))
+
+    async def download_corpus(self, request: Request) -> Response:
+        """GET /v1/corpora/{name}/content."""
+        asked = reading.query(request, reading.DownloadQuery)
+        wanted = pb.DownloadCorpusRequest(name=request.path_params["name"], **asked.model_dump()).SerializeToString()
+        messages = self._reissue(request).stream(
+            lambda signed: self._operations.download_corpus(wanted, signed, UPLOAD_SECONDS)
+        )
+        admitted = self._admission.messages("DownloadCorpus", asker_of(request.scope).user, messages)
+        return await file_answer(admitted, asked.offset)
 
     async def _forward(self, request: Request, method: str, wanted: Message) -> Message:
         encoded, seconds = wanted.SerializeToString(), self._call_seconds

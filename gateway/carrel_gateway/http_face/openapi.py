@@ -46,6 +46,7 @@ _HEALTH = {
     },
 }
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+_FILES = ("text/csv", "application/vnd.apache.parquet", "application/x-ndjson", "text/plain", "text/markdown")
 _WELL_KNOWN = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Duration": {"type": "string"},
@@ -109,7 +110,7 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     if operation.uploads:
         described["requestBody"] = {
             "required": True,
-            "content": {"text/csv": {"schema": {"description": "The bytes of the file, as they are."}}},
+            "content": {kind: {"schema": {"description": "The bytes of the file, as they are."}} for kind in _FILES},
         }
     if operation.body is not None:
         _define(operation.body, schemas)
@@ -160,6 +161,8 @@ def _answer(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
             "A stream that cannot go on ends with an event called `problem`."
         )
         return {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    if operation.downloads:
+        return {"description": "The bytes of the file, as they are.", "content": {kind: {} for kind in _FILES}}
     if operation.answer:
         descriptor = descriptor.fields_by_name[operation.answer].message_type
     schema = _message(descriptor, schemas)

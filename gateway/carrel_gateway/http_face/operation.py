@@ -49,6 +49,8 @@ class Operation:
     """The answer is server-sent events."""
     uploads: bool = False
     """The body is a file."""
+    downloads: bool = False
+    """The answer is a file."""
     with_next: bool = False
     """Beside the message's fields there is `next`, the text to go on after."""
 

@@ -29,6 +29,21 @@ class NoQuery(Strict):
     """No parameters."""
 
 
+class UploadQuery(Strict):
+    """How an upload goes on that broke off, and what it must come to."""
+
+    upload_id: str = ""
+    offset: int = Field(default=0, ge=0, le=_MAX_UINT64)
+    sha256: str = ""
+
+
+class DownloadQuery(Strict):
+    """Where a download goes on, and of which content."""
+
+    offset: int = Field(default=0, ge=0, le=_MAX_UINT64)
+    corpus_id: str = ""
+
+
 class AfterQuery(Strict):
     """Where to begin: after an event id, "EPOCH-OFFSET"."""
 

@@ -10,7 +10,8 @@ from carrel_chassis.sandbox.bounds import Bounds
 
 _ALWAYS = (
     *("/dev/null", "/dev/zero", "/dev/urandom", "/usr/share/zoneinfo"),
-    "/proc/self/cgroup",  # DuckDB looks for a limit of its memory there, and aborts when the file is there but closed
+    # DuckDB looks for its limits there, and aborts when a file is there but closed.
+    *("/proc/self/cgroup", "/sys/fs/cgroup"),
 )
 
 

@@ -75,7 +75,7 @@ _WRITE = """
 CREATE FUNCTION write_steps(
     p_tenant_ids text[], p_user_ids text[], p_run_ids text[], p_epochs integer[], p_step_ids text[], p_kinds text[], p_names text[],
     p_input_digests text[], p_states text[], p_results text[], p_error_kinds text[], p_error_reasons text[],
-    p_error_messages text[], p_retries integer[], p_seconds float8[]
+    p_error_messages text[], p_retries integer[], p_begin_times float8[]
 ) RETURNS TABLE (place bigint, state text, cancel_reason text) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
@@ -83,9 +83,9 @@ BEGIN
     RETURN QUERY
     WITH asked AS MATERIALIZED (
         SELECT * FROM unnest(p_tenant_ids, p_user_ids, p_run_ids, p_epochs, p_step_ids, p_kinds, p_names, p_input_digests, p_states,
-            p_results, p_error_kinds, p_error_reasons, p_error_messages, p_retries, p_seconds) WITH ORDINALITY
+            p_results, p_error_kinds, p_error_reasons, p_error_messages, p_retries, p_begin_times) WITH ORDINALITY
             AS a (tenant_id, user_id, run_id, epoch, step_id, kind, name, input_digest, step_state, result_json, error_kind,
-                  error_reason, error_message, retry, seconds, place)
+                  error_reason, error_message, retry, begin_time, place)
     ), held AS MATERIALIZED (  -- no later attempt can begin until this is committed
         SELECT run.tenant_id, run.user_id, run.run_id, run.epoch, run.state, run.cancel_reason
         FROM (SELECT DISTINCT tenant_id, user_id, run_id, epoch FROM asked) AS wanted
@@ -96,7 +96,7 @@ BEGIN
         INSERT INTO journal_step AS known (tenant_id, user_id, run_id, step_id, kind, name, input_digest, state, result_json,
                                            error_kind, error_reason, error_message, epoch, retry, create_time, finish_time)
         SELECT a.tenant_id, a.user_id, a.run_id, a.step_id, a.kind, a.name, a.input_digest, a.step_state, a.result_json,
-               a.error_kind, a.error_reason, a.error_message, a.epoch, a.retry, now() - make_interval(secs => a.seconds),
+               a.error_kind, a.error_reason, a.error_message, a.epoch, a.retry, to_timestamp(a.begin_time),
                CASE WHEN a.step_state <> 'INTENDED' THEN now() END
         FROM asked AS a JOIN held AS h ON h.tenant_id = a.tenant_id AND h.user_id = a.user_id AND h.run_id = a.run_id
             AND h.epoch = a.epoch AND h.state = 'RUNNING'
@@ -121,8 +121,9 @@ CREATE FUNCTION park_run(
     OUT parked text, OUT "position" bigint
 ) LANGUAGE plpgsql AS $$
 BEGIN
-    parked := release_run(p_tenant_id, p_user_id, p_run_id, p_epoch);
-    IF parked <> 'RELEASED' THEN
+    IF NOT release_run(p_tenant_id, p_user_id, p_run_id, p_epoch) THEN
+        parked := coalesce((SELECT 'CANCELLING' FROM run WHERE tenant_id = p_tenant_id AND user_id = p_user_id AND run_id = p_run_id
+            AND epoch = p_epoch AND state = 'CANCELLING'), 'STALE');
         RETURN;
     END IF;
     INSERT INTO wait (tenant_id, user_id, run_id, create_time, wait_id, thread_id, step_id, kind, agent, prompt, answer_schema_json,

@@ -141,8 +141,8 @@ def _described(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[list[
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    # A count of each column, so that each value is read.
-    counts = connection.execute(f"SELECT count(*), count(COLUMNS(*)) FROM {table}").fetchone()
+    # A digest of each column, so that each value is read: a count alone is taken from what a Parquet file says of itself.
+    counts = connection.execute(f"SELECT count(*), bit_xor(hash(COLUMNS(*))) FROM {table}").fetchone()
     return int(counts[0]) if counts else 0
 
 

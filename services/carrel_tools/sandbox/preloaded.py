@@ -14,7 +14,12 @@ import dataclasses
 import datetime
 import decimal
 import difflib
+import encodings.ascii
+import encodings.cp1252
 import encodings.idna
+import encodings.latin_1
+import encodings.utf_8_sig
+import encodings.utf_16
 import enum
 import fractions
 import functools
@@ -55,6 +60,7 @@ import zoneinfo
 import duckdb
 
 MODULES = (
+    *(encodings.ascii, encodings.cp1252, encodings.latin_1, encodings.utf_8_sig, encodings.utf_16),
     *(
         array,
         base64,

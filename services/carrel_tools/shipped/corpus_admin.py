@@ -41,7 +41,8 @@ class CorpusAdmin(Tool):
     name: ClassVar = "corpus_admin"
     description: ClassVar = (
         "Creates, renames (update), deletes, exports, imports, validates or lists your corpora. create refuses a name that is taken, "
-        "import replaces what is there; content is `text`, or `content_base64` for Parquet, at most 512 KiB. export returns at most as much."
+        "import replaces what is there; content is `text`, or `content_base64` for Parquet. Content that comes or goes by this tool has "
+        "at most 512 KiB."
     )
     scopes: ClassVar = frozenset({"corpora.admin", "corpora.write"})
     arguments_schema: ClassVar = {

@@ -22,9 +22,9 @@ class Python(Tool):
     description: ClassVar = (
         "Runs Python 3 code in a process of its own, without network and without other files. Each corpus named in `corpora` lies in "
         "the working directory under its name and its format's suffix (sales.csv, log.jsonl, trace.parquet), read only; `arguments` is "
-        "a global. duckdb and the standard library can be imported; threads and programs cannot be started. Returns the value of a last line that is "
-        "an expression, what was printed (64 KiB each), the error that was raised, and the files that were written: small ones with "
-        "their content, and each of those named in `keep` ({file: corpus}) is stored as a corpus."
+        "a global. duckdb and the standard library can be imported; threads and programs cannot be started. Returns the value of a last "
+        "line that is an expression, what was printed (64 KiB each), the error that was raised, and the files that were written: small "
+        "ones with their content, and each of those named in `keep` is stored as a corpus of that name."
     )
     scopes: ClassVar = frozenset({"corpora.read", "corpora.write"})
     arguments_schema: ClassVar = {

@@ -17,7 +17,7 @@ SELECT count(value) AS count,
   {_RANKED.format(percent=50)} AS p50,
   {_RANKED.format(percent=95)} AS p95
 FROM (SELECT text, CASE WHEN isfinite(number) THEN number END AS value
-      FROM (SELECT {{column}} AS text, TRY_CAST(trim({{column}}) AS DOUBLE) AS number FROM {{corpus}}))
+      FROM (SELECT {{column}} AS text, TRY_CAST(trim(CAST({{column}} AS VARCHAR)) AS DOUBLE) AS number FROM {{corpus}}))
 """
 
 

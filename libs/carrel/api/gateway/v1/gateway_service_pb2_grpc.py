@@ -155,6 +155,16 @@ class GatewayServiceStub:
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusResponse.FromString,
                 _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/GetUpload',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetUploadResponse.FromString,
+                _registered_method=True)
+        self.DownloadCorpus = channel.unary_stream(
+                '/carrel.api.gateway.v1.GatewayService/DownloadCorpus',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DownloadCorpusRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DownloadCorpusResponse.FromString,
+                _registered_method=True)
         self.GetCorpus = channel.unary_unary(
                 '/carrel.api.gateway.v1.GatewayService/GetCorpus',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCorpusRequest.SerializeToString,
@@ -169,6 +179,11 @@ class GatewayServiceStub:
                 '/carrel.api.gateway.v1.GatewayService/DeleteCorpus',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusResponse.FromString,
+                _registered_method=True)
+        self.EraseCorpora = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/EraseCorpora',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EraseCorporaRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EraseCorporaResponse.FromString,
                 _registered_method=True)
         self.CreateThread = channel.unary_unary(
                 '/carrel.api.gateway.v1.GatewayService/CreateThread',
@@ -389,7 +404,27 @@ class GatewayServiceServicer:
 
     def UploadCorpus(self, request_iterator, context):
         """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
-        Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+        A file of the same name and content is returned as it is; other content replaces it at once, when all of it has arrived.
+        An upload with an upload_id that breaks off can be gone on with for a day: ask GetUpload how much has been kept, and send the rest.
+        Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, or whose SHA-256 is another one,
+        RESOURCE_EXHAUSTED (TOO_LARGE, LIMIT_EXCEEDED), ABORTED (UNAVAILABLE) when another stream sends the same upload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """Returns how much of an upload has been kept. Fails with NOT_FOUND (CORPUS_NOT_FOUND) for one that is unknown, done or forgotten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadCorpus(self, request, context):
+        """Returns the bytes of a corpus: first the corpus itself, with its size and SHA-256, then the chunks from `offset` on.
+        To go on after a break, call again with the corpus_id and the number of bytes that came.
+        Fails with NOT_FOUND (CORPUS_NOT_FOUND), also when the corpus has another corpus_id by now, INVALID_ARGUMENT for an offset beyond the
+        end, ABORTED (UNAVAILABLE) when it is replaced or deleted meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -411,6 +446,14 @@ class GatewayServiceServicer:
 
     def DeleteCorpus(self, request, context):
         """Deletes a corpus and its bytes. Fails with NOT_FOUND (CORPUS_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseCorpora(self, request, context):
+        """Erases all corpora of the user, the uploads under way and the key that they are encrypted under, so that no copy of their bytes can
+        be read again. It cannot be undone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -590,6 +633,16 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.UploadCorpusResponse.SerializeToString,
             ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetUploadRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetUploadResponse.SerializeToString,
+            ),
+            'DownloadCorpus': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadCorpus,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DownloadCorpusRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DownloadCorpusResponse.SerializeToString,
+            ),
             'GetCorpus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCorpus,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetCorpusRequest.FromString,
@@ -604,6 +657,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.DeleteCorpus,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusResponse.SerializeToString,
+            ),
+            'EraseCorpora': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseCorpora,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EraseCorporaRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EraseCorporaResponse.SerializeToString,
             ),
             'CreateThread': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateThread,
@@ -1301,6 +1359,60 @@ class GatewayService:
             _registered_method=True)
 
     @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/GetUpload',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetUploadRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadCorpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/DownloadCorpus',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DownloadCorpusRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DownloadCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetCorpus(request,
             target,
             options=(),
@@ -1371,6 +1483,33 @@ class GatewayService:
             '/carrel.api.gateway.v1.GatewayService/DeleteCorpus',
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusRequest.SerializeToString,
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.DeleteCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseCorpora(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/EraseCorpora',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EraseCorporaRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.EraseCorporaResponse.FromString,
             options,
             channel_credentials,
             insecure,

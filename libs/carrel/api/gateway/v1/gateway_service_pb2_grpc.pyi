@@ -104,7 +104,18 @@ class GatewayServiceStub:
     """Lists what was decided for the caller, newest first, by page."""
     UploadCorpus: _grpc.StreamUnaryMultiCallable[_gateway_service_pb2.UploadCorpusRequest, _gateway_service_pb2.UploadCorpusResponse]
     """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
-    Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+    A file of the same name and content is returned as it is; other content replaces it at once, when all of it has arrived.
+    An upload with an upload_id that breaks off can be gone on with for a day: ask GetUpload how much has been kept, and send the rest.
+    Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, or whose SHA-256 is another one,
+    RESOURCE_EXHAUSTED (TOO_LARGE, LIMIT_EXCEEDED), ABORTED (UNAVAILABLE) when another stream sends the same upload.
+    """
+    GetUpload: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetUploadRequest, _gateway_service_pb2.GetUploadResponse]
+    """Returns how much of an upload has been kept. Fails with NOT_FOUND (CORPUS_NOT_FOUND) for one that is unknown, done or forgotten."""
+    DownloadCorpus: _grpc.UnaryStreamMultiCallable[_gateway_service_pb2.DownloadCorpusRequest, _gateway_service_pb2.DownloadCorpusResponse]
+    """Returns the bytes of a corpus: first the corpus itself, with its size and SHA-256, then the chunks from `offset` on.
+    To go on after a break, call again with the corpus_id and the number of bytes that came.
+    Fails with NOT_FOUND (CORPUS_NOT_FOUND), also when the corpus has another corpus_id by now, INVALID_ARGUMENT for an offset beyond the
+    end, ABORTED (UNAVAILABLE) when it is replaced or deleted meanwhile.
     """
     GetCorpus: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetCorpusRequest, _gateway_service_pb2.GetCorpusResponse]
     """Returns what is known of a corpus. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
@@ -112,6 +123,10 @@ class GatewayServiceStub:
     """Lists the user's corpora by name, by page."""
     DeleteCorpus: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteCorpusRequest, _gateway_service_pb2.DeleteCorpusResponse]
     """Deletes a corpus and its bytes. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
+    EraseCorpora: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.EraseCorporaRequest, _gateway_service_pb2.EraseCorporaResponse]
+    """Erases all corpora of the user, the uploads under way and the key that they are encrypted under, so that no copy of their bytes can
+    be read again. It cannot be undone.
+    """
     CreateThread: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CreateThreadRequest, _gateway_service_pb2.CreateThreadResponse]
     """Creates a thread; start runs in it by its id. The same `request_id` again returns the same thread.
     Fails with ABORTED (REQUEST_ID_REUSED) when it came with another title, and with RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
@@ -207,7 +222,18 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Lists what was decided for the caller, newest first, by page."""
     UploadCorpus: _aio.StreamUnaryMultiCallable[_gateway_service_pb2.UploadCorpusRequest, _gateway_service_pb2.UploadCorpusResponse]  # type: ignore[assignment]
     """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
-    Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+    A file of the same name and content is returned as it is; other content replaces it at once, when all of it has arrived.
+    An upload with an upload_id that breaks off can be gone on with for a day: ask GetUpload how much has been kept, and send the rest.
+    Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, or whose SHA-256 is another one,
+    RESOURCE_EXHAUSTED (TOO_LARGE, LIMIT_EXCEEDED), ABORTED (UNAVAILABLE) when another stream sends the same upload.
+    """
+    GetUpload: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetUploadRequest, _gateway_service_pb2.GetUploadResponse]  # type: ignore[assignment]
+    """Returns how much of an upload has been kept. Fails with NOT_FOUND (CORPUS_NOT_FOUND) for one that is unknown, done or forgotten."""
+    DownloadCorpus: _aio.UnaryStreamMultiCallable[_gateway_service_pb2.DownloadCorpusRequest, _gateway_service_pb2.DownloadCorpusResponse]  # type: ignore[assignment]
+    """Returns the bytes of a corpus: first the corpus itself, with its size and SHA-256, then the chunks from `offset` on.
+    To go on after a break, call again with the corpus_id and the number of bytes that came.
+    Fails with NOT_FOUND (CORPUS_NOT_FOUND), also when the corpus has another corpus_id by now, INVALID_ARGUMENT for an offset beyond the
+    end, ABORTED (UNAVAILABLE) when it is replaced or deleted meanwhile.
     """
     GetCorpus: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetCorpusRequest, _gateway_service_pb2.GetCorpusResponse]  # type: ignore[assignment]
     """Returns what is known of a corpus. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
@@ -215,6 +241,10 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Lists the user's corpora by name, by page."""
     DeleteCorpus: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.DeleteCorpusRequest, _gateway_service_pb2.DeleteCorpusResponse]  # type: ignore[assignment]
     """Deletes a corpus and its bytes. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
+    EraseCorpora: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.EraseCorporaRequest, _gateway_service_pb2.EraseCorporaResponse]  # type: ignore[assignment]
+    """Erases all corpora of the user, the uploads under way and the key that they are encrypted under, so that no copy of their bytes can
+    be read again. It cannot be undone.
+    """
     CreateThread: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CreateThreadRequest, _gateway_service_pb2.CreateThreadResponse]  # type: ignore[assignment]
     """Creates a thread; start runs in it by its id. The same `request_id` again returns the same thread.
     Fails with ABORTED (REQUEST_ID_REUSED) when it came with another title, and with RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
@@ -451,7 +481,30 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.UploadCorpusResponse, _abc.Awaitable[_gateway_service_pb2.UploadCorpusResponse]]:
         """Stores a file under a name: first the header, then the bytes in chunks of at most 1 MiB.
-        Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, RESOURCE_EXHAUSTED (TOO_LARGE).
+        A file of the same name and content is returned as it is; other content replaces it at once, when all of it has arrived.
+        An upload with an upload_id that breaks off can be gone on with for a day: ask GetUpload how much has been kept, and send the rest.
+        Fails with INVALID_ARGUMENT (CORPUS_INVALID) for a file that cannot be read as its media type says, or whose SHA-256 is another one,
+        RESOURCE_EXHAUSTED (TOO_LARGE, LIMIT_EXCEEDED), ABORTED (UNAVAILABLE) when another stream sends the same upload.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUpload(
+        self,
+        request: _gateway_service_pb2.GetUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.GetUploadResponse, _abc.Awaitable[_gateway_service_pb2.GetUploadResponse]]:
+        """Returns how much of an upload has been kept. Fails with NOT_FOUND (CORPUS_NOT_FOUND) for one that is unknown, done or forgotten."""
+
+    @_abc_1.abstractmethod
+    def DownloadCorpus(
+        self,
+        request: _gateway_service_pb2.DownloadCorpusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gateway_service_pb2.DownloadCorpusResponse], _abc.AsyncIterator[_gateway_service_pb2.DownloadCorpusResponse]]:
+        """Returns the bytes of a corpus: first the corpus itself, with its size and SHA-256, then the chunks from `offset` on.
+        To go on after a break, call again with the corpus_id and the number of bytes that came.
+        Fails with NOT_FOUND (CORPUS_NOT_FOUND), also when the corpus has another corpus_id by now, INVALID_ARGUMENT for an offset beyond the
+        end, ABORTED (UNAVAILABLE) when it is replaced or deleted meanwhile.
         """
 
     @_abc_1.abstractmethod
@@ -477,6 +530,16 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.DeleteCorpusResponse, _abc.Awaitable[_gateway_service_pb2.DeleteCorpusResponse]]:
         """Deletes a corpus and its bytes. Fails with NOT_FOUND (CORPUS_NOT_FOUND)."""
+
+    @_abc_1.abstractmethod
+    def EraseCorpora(
+        self,
+        request: _gateway_service_pb2.EraseCorporaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.EraseCorporaResponse, _abc.Awaitable[_gateway_service_pb2.EraseCorporaResponse]]:
+        """Erases all corpora of the user, the uploads under way and the key that they are encrypted under, so that no copy of their bytes can
+        be read again. It cannot be undone.
+        """
 
     @_abc_1.abstractmethod
     def CreateThread(

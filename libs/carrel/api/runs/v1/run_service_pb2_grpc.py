@@ -103,7 +103,8 @@ class RunServiceServicer:
 
     def StartRun(self, request, context):
         """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
-        The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
+        The same `request_id` again returns the same run, for as long as that is kept (the service deletes runs some months after their end);
+        with other content it fails with ABORTED (REQUEST_ID_REUSED).
         Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
         agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
         """
@@ -136,8 +137,8 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepeatRun(self, request, context):
-        """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
-        same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+        """Starts a run that has ended once more, as a new run with the same agent, input, thread, priority and timeout, and with the rights of
+        the caller. It waits for its turn in the thread. The same `request_id` again returns the same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

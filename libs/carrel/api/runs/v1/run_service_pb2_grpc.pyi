@@ -35,7 +35,8 @@ class RunServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RunServiceAsyncStub: ...
     StartRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.StartRunRequest, _run_service_pb2.StartRunResponse]
     """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
-    The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
+    The same `request_id` again returns the same run, for as long as that is kept (the service deletes runs some months after their end);
+    with other content it fails with ABORTED (REQUEST_ID_REUSED).
     Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
     agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
     """
@@ -50,8 +51,8 @@ class RunServiceStub:
     Fails with NOT_FOUND (RUN_NOT_FOUND).
     """
     RepeatRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RepeatRunRequest, _run_service_pb2.RepeatRunResponse]
-    """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
-    same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+    """Starts a run that has ended once more, as a new run with the same agent, input, thread, priority and timeout, and with the rights of
+    the caller. It waits for its turn in the thread. The same `request_id` again returns the same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
     """
     FollowRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.FollowRunRequest, _run_service_pb2.FollowRunResponse]
     """Says that somebody follows a run. For a run that is cancelled when nobody does, it is called again before the time in the answer is
@@ -80,7 +81,8 @@ class RunServiceAsyncStub(RunServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.StartRunRequest, _run_service_pb2.StartRunResponse]  # type: ignore[assignment]
     """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
-    The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
+    The same `request_id` again returns the same run, for as long as that is kept (the service deletes runs some months after their end);
+    with other content it fails with ABORTED (REQUEST_ID_REUSED).
     Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
     agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
     """
@@ -95,8 +97,8 @@ class RunServiceAsyncStub(RunServiceStub):
     Fails with NOT_FOUND (RUN_NOT_FOUND).
     """
     RepeatRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RepeatRunRequest, _run_service_pb2.RepeatRunResponse]  # type: ignore[assignment]
-    """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
-    same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+    """Starts a run that has ended once more, as a new run with the same agent, input, thread, priority and timeout, and with the rights of
+    the caller. It waits for its turn in the thread. The same `request_id` again returns the same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
     """
     FollowRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.FollowRunRequest, _run_service_pb2.FollowRunResponse]  # type: ignore[assignment]
     """Says that somebody follows a run. For a run that is cancelled when nobody does, it is called again before the time in the answer is
@@ -128,7 +130,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.StartRunResponse, _abc.Awaitable[_run_service_pb2.StartRunResponse]]:
         """Accepts a run. When this returns, the run is durable and will end with exactly one final event.
-        The same `request_id` again returns the same run; with other content it fails with ABORTED (REQUEST_ID_REUSED).
+        The same `request_id` again returns the same run, for as long as that is kept (the service deletes runs some months after their end);
+        with other content it fails with ABORTED (REQUEST_ID_REUSED).
         Fails with NOT_FOUND (AGENT_NOT_FOUND), INVALID_ARGUMENT, FAILED_PRECONDITION (THREAD_BUSY), UNAVAILABLE (AGENT_BREAKER_OPEN: this
         agent has died for this user too often) or RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): then wait and try again.
         """
@@ -167,8 +170,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.RepeatRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.RepeatRunResponse, _abc.Awaitable[_run_service_pb2.RepeatRunResponse]]:
-        """Starts a run that has ended once more, as a new run with the same agent, input and thread. The same `request_id` again returns the
-        same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
+        """Starts a run that has ended once more, as a new run with the same agent, input, thread, priority and timeout, and with the rights of
+        the caller. It waits for its turn in the thread. The same `request_id` again returns the same run. Fails with NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_NOT_OVER), and as StartRun does.
         """
 
     @_abc_1.abstractmethod

@@ -37,7 +37,9 @@ class CreateScheduleRequest(_message.Message):
     request_id: _builtins.str
     """Chosen by the caller, typically a UUID: makes the call safe to repeat."""
     cron: _builtins.str
-    """Five fields: minute, hour, day of the month, month, day of the week."""
+    """Five fields: minute, hour, day of the month, month, day of the week. As in Debian's cron: what falls into an hour that clocks skip
+    begins when they have gone forward, what falls into one that they double begins once.
+    """
     time_zone: _builtins.str
     """An IANA name; empty for UTC."""
     agent: _builtins.str

@@ -27,8 +27,10 @@ if _version_not_supported:
 
 class ScheduleServiceStub:
     """Schedules of runs. A caller sees and changes only those of the user of its context; another user's schedule is NOT_FOUND.
-    A schedule acts with the rights that its user has when a run starts, and stops when the session it was made in is revoked.
-    Times that pass while nothing runs are made up for by one run, not by many.
+    What a schedule starts may do what the session in which it was made could, as far as the user still may when a run starts. When that
+    session or the user is revoked, the schedule is paused; in which session it goes on, PauseSchedule says.
+    Times that pass while nothing runs are made up for by one run, not by many. A start that is refused is told by `last_error`, and the
+    next is tried at its time.
     """
 
     def __init__(self, channel):
@@ -66,13 +68,16 @@ class ScheduleServiceStub:
 
 class ScheduleServiceServicer:
     """Schedules of runs. A caller sees and changes only those of the user of its context; another user's schedule is NOT_FOUND.
-    A schedule acts with the rights that its user has when a run starts, and stops when the session it was made in is revoked.
-    Times that pass while nothing runs are made up for by one run, not by many.
+    What a schedule starts may do what the session in which it was made could, as far as the user still may when a run starts. When that
+    session or the user is revoked, the schedule is paused; in which session it goes on, PauseSchedule says.
+    Times that pass while nothing runs are made up for by one run, not by many. A start that is refused is told by `last_error`, and the
+    next is tried at its time.
     """
 
     def CreateSchedule(self, request, context):
         """Makes a schedule. The same `request_id` again returns the same schedule.
-        Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+        Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED), and with
+        PERMISSION_DENIED (WIDENING_REFUSED) for the context of a run, which a schedule would outlive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +98,9 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseSchedule(self, request, context):
-        """Pauses a schedule, or lets it go on from now. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND).
+        """Pauses a schedule, or lets it go on from now, in the session of the caller: what it starts then has the rights of that one. A schedule
+        that is not paused stays in its own session. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND) and PERMISSION_DENIED (WIDENING_REFUSED), as
+        CreateSchedule does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,8 +151,10 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ScheduleService:
     """Schedules of runs. A caller sees and changes only those of the user of its context; another user's schedule is NOT_FOUND.
-    A schedule acts with the rights that its user has when a run starts, and stops when the session it was made in is revoked.
-    Times that pass while nothing runs are made up for by one run, not by many.
+    What a schedule starts may do what the session in which it was made could, as far as the user still may when a run starts. When that
+    session or the user is revoked, the schedule is paused; in which session it goes on, PauseSchedule says.
+    Times that pass while nothing runs are made up for by one run, not by many. A start that is refused is told by `last_error`, and the
+    next is tried at its time.
     """
 
     @staticmethod

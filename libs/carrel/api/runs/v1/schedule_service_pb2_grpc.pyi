@@ -28,8 +28,10 @@ GRPC_VERSION: str
 
 class ScheduleServiceStub:
     """Schedules of runs. A caller sees and changes only those of the user of its context; another user's schedule is NOT_FOUND.
-    A schedule acts with the rights that its user has when a run starts, and stops when the session it was made in is revoked.
-    Times that pass while nothing runs are made up for by one run, not by many.
+    What a schedule starts may do what the session in which it was made could, as far as the user still may when a run starts. When that
+    session or the user is revoked, the schedule is paused; in which session it goes on, PauseSchedule says.
+    Times that pass while nothing runs are made up for by one run, not by many. A start that is refused is told by `last_error`, and the
+    next is tried at its time.
     """
 
     @_typing.overload
@@ -38,42 +40,54 @@ class ScheduleServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ScheduleServiceAsyncStub: ...
     CreateSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.CreateScheduleRequest, _schedule_service_pb2.CreateScheduleResponse]
     """Makes a schedule. The same `request_id` again returns the same schedule.
-    Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+    Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED), and with
+    PERMISSION_DENIED (WIDENING_REFUSED) for the context of a run, which a schedule would outlive.
     """
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_service_pb2.GetScheduleResponse]
     """Returns a schedule. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.ListSchedulesRequest, _schedule_service_pb2.ListSchedulesResponse]
     """Lists the user's schedules, newest first, by page."""
     PauseSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.PauseScheduleRequest, _schedule_service_pb2.PauseScheduleResponse]
-    """Pauses a schedule, or lets it go on from now. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+    """Pauses a schedule, or lets it go on from now, in the session of the caller: what it starts then has the rights of that one. A schedule
+    that is not paused stays in its own session. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND) and PERMISSION_DENIED (WIDENING_REFUSED), as
+    CreateSchedule does.
+    """
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]
     """Deletes a schedule; what it has started goes on. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
 
 @_typing.type_check_only
 class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """Schedules of runs. A caller sees and changes only those of the user of its context; another user's schedule is NOT_FOUND.
-    A schedule acts with the rights that its user has when a run starts, and stops when the session it was made in is revoked.
-    Times that pass while nothing runs are made up for by one run, not by many.
+    What a schedule starts may do what the session in which it was made could, as far as the user still may when a run starts. When that
+    session or the user is revoked, the schedule is paused; in which session it goes on, PauseSchedule says.
+    Times that pass while nothing runs are made up for by one run, not by many. A start that is refused is told by `last_error`, and the
+    next is tried at its time.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.CreateScheduleRequest, _schedule_service_pb2.CreateScheduleResponse]  # type: ignore[assignment]
     """Makes a schedule. The same `request_id` again returns the same schedule.
-    Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+    Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED), and with
+    PERMISSION_DENIED (WIDENING_REFUSED) for the context of a run, which a schedule would outlive.
     """
     GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_service_pb2.GetScheduleResponse]  # type: ignore[assignment]
     """Returns a schedule. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
     ListSchedules: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ListSchedulesRequest, _schedule_service_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """Lists the user's schedules, newest first, by page."""
     PauseSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PauseScheduleRequest, _schedule_service_pb2.PauseScheduleResponse]  # type: ignore[assignment]
-    """Pauses a schedule, or lets it go on from now. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+    """Pauses a schedule, or lets it go on from now, in the session of the caller: what it starts then has the rights of that one. A schedule
+    that is not paused stays in its own session. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND) and PERMISSION_DENIED (WIDENING_REFUSED), as
+    CreateSchedule does.
+    """
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
     """Deletes a schedule; what it has started goes on. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
 
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     """Schedules of runs. A caller sees and changes only those of the user of its context; another user's schedule is NOT_FOUND.
-    A schedule acts with the rights that its user has when a run starts, and stops when the session it was made in is revoked.
-    Times that pass while nothing runs are made up for by one run, not by many.
+    What a schedule starts may do what the session in which it was made could, as far as the user still may when a run starts. When that
+    session or the user is revoked, the schedule is paused; in which session it goes on, PauseSchedule says.
+    Times that pass while nothing runs are made up for by one run, not by many. A start that is refused is told by `last_error`, and the
+    next is tried at its time.
     """
 
     @_abc_1.abstractmethod
@@ -83,7 +97,8 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_service_pb2.CreateScheduleResponse, _abc.Awaitable[_schedule_service_pb2.CreateScheduleResponse]]:
         """Makes a schedule. The same `request_id` again returns the same schedule.
-        Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED).
+        Fails with INVALID_ARGUMENT, NOT_FOUND (AGENT_NOT_FOUND), ABORTED (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (LIMIT_EXCEEDED), and with
+        PERMISSION_DENIED (WIDENING_REFUSED) for the context of a run, which a schedule would outlive.
         """
 
     @_abc_1.abstractmethod
@@ -108,7 +123,10 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.PauseScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_service_pb2.PauseScheduleResponse, _abc.Awaitable[_schedule_service_pb2.PauseScheduleResponse]]:
-        """Pauses a schedule, or lets it go on from now. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND)."""
+        """Pauses a schedule, or lets it go on from now, in the session of the caller: what it starts then has the rights of that one. A schedule
+        that is not paused stays in its own session. Fails with NOT_FOUND (SCHEDULE_NOT_FOUND) and PERMISSION_DENIED (WIDENING_REFUSED), as
+        CreateSchedule does.
+        """
 
     @_abc_1.abstractmethod
     def DeleteSchedule(

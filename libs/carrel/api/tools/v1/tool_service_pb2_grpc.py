@@ -77,7 +77,8 @@ class ToolServiceServicer:
 
     def ExecuteTool(self, request, context):
         """Executes a tool for a step of a run. The permission is checked now, not when the run began.
-        The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
+        The same step again returns the same result, and what is not idempotent does not run again; with other arguments it fails with
+        ABORTED (STEP_REUSED).
         Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
         PERMISSION_DENIED (TOOL_CALL_DENIED) for a tool that is permitted with arguments that are not,
         FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),

@@ -39,7 +39,8 @@ class ToolServiceStub:
     """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
     ExecuteTool: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ExecuteToolRequest, _tool_service_pb2.ExecuteToolResponse]
     """Executes a tool for a step of a run. The permission is checked now, not when the run began.
-    The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
+    The same step again returns the same result, and what is not idempotent does not run again; with other arguments it fails with
+    ABORTED (STEP_REUSED).
     Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
     PERMISSION_DENIED (TOOL_CALL_DENIED) for a tool that is permitted with arguments that are not,
     FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
@@ -63,7 +64,8 @@ class ToolServiceAsyncStub(ToolServiceStub):
     """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
     ExecuteTool: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ExecuteToolRequest, _tool_service_pb2.ExecuteToolResponse]  # type: ignore[assignment]
     """Executes a tool for a step of a run. The permission is checked now, not when the run began.
-    The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
+    The same step again returns the same result, and what is not idempotent does not run again; with other arguments it fails with
+    ABORTED (STEP_REUSED).
     Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
     PERMISSION_DENIED (TOOL_CALL_DENIED) for a tool that is permitted with arguments that are not,
     FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
@@ -102,7 +104,8 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tool_service_pb2.ExecuteToolResponse, _abc.Awaitable[_tool_service_pb2.ExecuteToolResponse]]:
         """Executes a tool for a step of a run. The permission is checked now, not when the run began.
-        The same step again returns the same result without running the tool; with other arguments it fails with ABORTED (STEP_REUSED).
+        The same step again returns the same result, and what is not idempotent does not run again; with other arguments it fails with
+        ABORTED (STEP_REUSED).
         Fails with NOT_FOUND (TOOL_NOT_FOUND) for a tool that is absent or not permitted, INVALID_ARGUMENT for arguments against the schema,
         PERMISSION_DENIED (TOOL_CALL_DENIED) for a tool that is permitted with arguments that are not,
         FAILED_PRECONDITION (TOOL_FAILED) when the tool itself fails (do not repeat: the same step gives the same answer),
