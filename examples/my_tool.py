@@ -4,30 +4,22 @@ PYTHONPATH=examples CARREL_TOOL_MODULES=my_tool CARREL_AGENT_MODULES=my_agent ca
 carrel run poet --input '{"subject": "the sea"}' --tenant acme --user ada
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated
 
-from carrel_tools.tool import JSON, Desk, Tool, ToolFailure
+from pydantic import Field
+
+import carrel
+from carrel.tool import ToolFailure
 
 
-class CountWords(Tool):
+# idempotent: running it again does no harm, so that a call that died half-way is repeated.
+@carrel.tool(idempotent=True)
+def count_words(text: Annotated[str, Field(max_length=10_000)]) -> dict[str, int]:
     """Counts the words of a text."""
-
-    name: ClassVar = "count_words"
-    description: ClassVar = "Counts the words of a text."
-    arguments_schema: ClassVar = {
-        "type": "object",
-        "properties": {"text": {"type": "string", "maxLength": 10_000}},
-        "required": ["text"],
-        "additionalProperties": False,
-    }
-    idempotent: ClassVar = True  # running it again does no harm, so that a call that died half-way is repeated
-
-    async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
-        words = arguments["text"].split()
-        if not words:
-            raise ToolFailure("TEXT_EMPTY", "The text has no words; give some.")
-        return {"words": len(words)}
+    words = text.split()
+    if not words:
+        raise ToolFailure("TEXT_EMPTY", "The text has no words; give some.")
+    return {"words": len(words)}
 
 
-TOOLS = (CountWords,)
+TOOLS = (count_words,)

@@ -59,6 +59,9 @@ class Desk(Protocol):
     def remaining_seconds(self) -> float:
         """How much of the call's time is left."""
 
+    def progress(self, message: str, done: int = 0, total: int = 0) -> None:
+        """Tells how far the tool has come, if anybody wants to know: never waits, and never fails. 0 for what is not known."""
+
     async def query(self, sql: str, max_rows: int) -> dict[str, JSON]:
         """Runs one reading statement over the corpora, each a table of its name.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from carrel_chassis.sandbox.level import Level, probe
 from carrel_chassis.stack import StackError, layout, ports, read_stack
 from carrel_chassis.stack.data_folder import FORMAT, lock_holder
 from carrel_chassis.stack.nats import find_server
@@ -35,7 +37,7 @@ class Check:
 async def check_up(data_dir: Path, port_base: int) -> list[Check]:
     """All checks, in the order in which a start would meet them."""
     addresses = read_stack(data_dir)
-    checks = [_python(), await _postgres(data_dir), await _nats(), _data_folder(data_dir)]
+    checks = [_python(), await _postgres(data_dir), await _nats(), await _sandbox(), _data_folder(data_dir)]
     if addresses is None:
         return [*checks, _ports(port_base), _not_running(data_dir)]
     states = await healths(addresses)
@@ -87,6 +89,14 @@ async def _nats() -> Check:
     if answer.return_code != 0:
         return Check("nats", "fail", f"{server} does not run: {answer.last_line}", "Install carrel[embedded] anew.")
     return Check("nats", "ok", f"{answer.last_line}, {_source(Path(server))}")
+
+
+async def _sandbox() -> Check:
+    """How far this machine shuts in the code of others; tools that need more are refused."""
+    standing = await asyncio.to_thread(probe)
+    if standing.level < Level.KERNEL:
+        return Check("sandbox", "warn", str(standing), "The tool python is refused; use a newer kernel.")
+    return Check("sandbox", "ok", str(standing))
 
 
 def _command(name: str, arguments: list[str], folder: Path) -> Command:

@@ -16,6 +16,7 @@ from carrel_cli import (
     keys,
     limits,
     lists,
+    new,
     revoke,
     runs,
     schedules,
@@ -41,6 +42,7 @@ app.command("down", rich_help_panel=_HERE)(stack.down)
 app.command("doctor", rich_help_panel=_HERE)(doctor.doctor)
 app.command("demo", rich_help_panel=_HERE)(demo.demo)
 app.command("token", rich_help_panel=_HERE)(token.token)
+app.add_typer(new.app, name="new", rich_help_panel=_HERE)
 app.add_typer(users.app, name="users", rich_help_panel=_ADMIN)
 app.add_typer(keys.app, name="keys", rich_help_panel=_ADMIN)
 app.add_typer(limits.app, name="limits", rich_help_panel=_ADMIN)

@@ -120,7 +120,7 @@ class Deaths:
         while name not in self._stack.pids():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         if name not in ("postgres", "nats"):
-            await until_serving(self._stack.addresses[name], lambda: None)
+            await until_serving(self._stack.addresses[name], self._stack.service_environment(name), lambda: None)
         self._out.note(f"{name} is back after {time.monotonic() - began:.1f} s.")
 
 

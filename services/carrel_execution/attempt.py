@@ -27,7 +27,7 @@ from carrel_execution.factory import InstanceFactory
 from carrel_execution.journal import Answered, Ask
 from carrel_execution.journal_store import JournalStore, Standing
 from carrel_execution.outbox import Outbox
-from carrel_execution.parts import AGENT, Part
+from carrel_execution.parts import Part
 from carrel_execution.queue import Ended, Queue, Sent
 from carrel_execution.retrying import retry_of
 from carrel_execution.run_context import LiveContext
@@ -186,7 +186,7 @@ class Attempt:
             await self._credentials.signed()
             await self.journal.open()
             self._begin()
-            with self.part(AGENT, self.run.agent, ""):
+            with self.part(self.factory.part_kind(self.run.agent), self.run.agent, ""):
                 async with self.factory.instance(self.run.agent, self.memory_limit_mb) as agent:
                     result = await agent.run(LiveContext(self, self.run.agent), domain.from_json(self.run.input_json))
             await self.journal.close()
@@ -228,7 +228,9 @@ class Attempt:
     @cached_property
     def memory_limit_mb(self) -> int:
         grant = user_context_pb2.SignedUserContext.FromString(self.run.grant)
-        return user_context_pb2.UserContext.FromString(grant.context).limits.isolated_memory_mb
+        user = user_context_pb2.UserContext.FromString(grant.context)
+        both = (user.limits.isolated_memory_mb, user.tenant_limits.isolated_memory_mb)
+        return min(filter(None, both), default=0)
 
     def agent_settings(self) -> Mapping[str, JSON]:
         settings: dict[str, JSON] = json.loads(self._workshop.agent_settings_json)
@@ -339,7 +341,7 @@ class Attempt:
         store, asked = self._workshop.journal, self._asking.asked
         parked = await persist(lambda: store.park(self.run, asked, rows), "park", self.run_id)
         if parked.parked == "CANCELLING":
-            return domain.cancelled("")
+            return domain.cancelled(parked.reason)
         if parked.parked in ("WAITING", "QUEUED"):
             self.user_waits = True  # a place is free
             await self._tell([*await self._emitter.settle(_SETTLE_SECONDS), *told], parked.position)

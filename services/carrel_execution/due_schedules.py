@@ -37,6 +37,8 @@ _HOLD = timedelta(seconds=30)
 """Longer than a start takes: then another process may try. A start that could not be made at all is tried again after this."""
 _INTERVAL_SECONDS = 1.0
 _SCOPE = "runs.start"
+_NOT_THE_USERS = ("SERVICE_IDENTITY_INVALID", "SERVICE_NOT_ALLOWED")
+"""What the context service says when it is this service that it refuses."""
 
 TAKE_DUE_SCHEDULES = text("""
     UPDATE schedule SET hold_until = :hold_until
@@ -120,14 +122,16 @@ class DueSchedules:
                 get_logger().exception("schedule.failed", schedule_id=due.schedule_id)
 
     async def _start(self, due: DueSchedule) -> None:
+        """Starts its run if it is due, and notes what came of that; otherwise only looks whether its session still counts."""
         now = self._now()
-        following = next_time(due.cron, due.time_zone, max(now, due.due_time)) if due.due_time <= now else due.due_time
-        run_id, problem = None, ""
+        is_due = due.due_time <= now
+        following = next_time(due.cron, due.time_zone, now) if is_due else due.due_time
+        run_id, problem = None, "" if is_due else None
         try:
             user, signed = await self._context(due)
-            if due.due_time <= now:
-                run = await self._runs.start_run(user, new_id("call"), signed, _request(due))
-                run_id = run.run_id
+            if is_due:
+                _check_right(user)
+                run_id = (await self._runs.start_run(user, new_id("call"), signed, _request(due))).run_id
         except CarrelError as error:
             if _passes(error):
                 raise
@@ -144,12 +148,11 @@ class DueSchedules:
             raise CarrelError(
                 Kind.UNAUTHENTICATED, "CONTEXT_MALFORMED", "The schedule was made with another user's context."
             )
-        if _SCOPE not in user.scopes:
-            message = f"You may not start runs any more: that takes the scope {_SCOPE}."
-            raise CarrelError(Kind.DENIED, "SCOPE_MISSING", message, metadata={"scope": _SCOPE})
         return user, signed
 
-    async def _note(self, due: DueSchedule, following: datetime | None, run_id: str | None, problem: str) -> None:
+    async def _note(
+        self, due: DueSchedule, following: datetime | None, run_id: str | None, problem: str | None
+    ) -> None:
         owner = owner_alone(due.tenant_id, due.user_id)
         async with self._sessions.open(owner, new_id("call")) as connection:
             noted = await Schedules(connection, owner).went_on(
@@ -168,6 +171,12 @@ class DueSchedules:
         return datetime.fromtimestamp(self._clock(), UTC)
 
 
+def _check_right(user: UserContext) -> None:
+    if _SCOPE not in user.scopes:
+        message = f"You may not start runs any more: that takes the scope {_SCOPE}."
+        raise CarrelError(Kind.DENIED, "SCOPE_MISSING", message, metadata={"scope": _SCOPE})
+
+
 def _request(due: DueSchedule) -> StartRequest:
     return StartRequest(
         request_id=f"{due.schedule_id}.{int(due.due_time.timestamp())}",
@@ -181,6 +190,6 @@ def _request(due: DueSchedule) -> StartRequest:
 
 
 def _passes(error: CarrelError) -> bool:
-    """Whether the start can be made in a moment: somebody whom it needs is away. What its user has to know is no such thing."""
-    away = error.kind in (Kind.UNAVAILABLE, Kind.TIMEOUT) and error.reason != "AGENT_BREAKER_OPEN"
-    return away or error.kind is Kind.INTERNAL
+    """Whether the start can be made later as it is: somebody whom it needs is away, or does not know us. That is not its user's fault."""
+    away = error.kind in (Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.INTERNAL) and error.reason != "AGENT_BREAKER_OPEN"
+    return away or error.reason in _NOT_THE_USERS

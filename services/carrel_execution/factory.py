@@ -10,12 +10,13 @@ from typing import Protocol
 
 from opentelemetry import metrics
 
-from carrel.agent import JSON, AgentError, RunContext
+from carrel.agent import JSON, Agent, AgentError, RunContext
 from carrel_chassis.logs import get_logger
 from carrel_execution import keepsakes
 from carrel_execution.in_loop import LoopAgent
 from carrel_execution.isolation.host import ProcessHost
 from carrel_execution.isolation.proxy import ProcessAgent
+from carrel_execution.parts import AGENT, PROCESS
 from carrel_execution.registry import AgentRegistry
 
 _MICROSECONDS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -77,6 +78,10 @@ class InstanceFactory:
             return False
         return bool(self._isolated & {name, "*"}) or self.registry.isolation(name) == "process"
 
+    def part_kind(self, name: str) -> str:
+        """What a run of this agent is a part of its run as: see `parts`."""
+        return PROCESS if self.is_isolated(name) else AGENT
+
     @asynccontextmanager
     async def instance(self, name: str, memory_limit_mb: int = 0) -> AsyncIterator[Instance]:
         """A new instance for the length of the block; afterwards nothing of it is left, in memory or running.
@@ -88,28 +93,39 @@ class InstanceFactory:
             raise AgentError(
                 "AGENT_NOT_FOUND", f"There is no agent {name}; choose one of {', '.join(self.registry.names)}."
             )
-        if self._processes is not None and self.is_isolated(name):
-            memory_mb = min(agent_class.memory_mb, memory_limit_mb or agent_class.memory_mb)
-            yield ProcessAgent(self._processes, name, memory_mb, self._grace_seconds)
-            return
-        begin = time.perf_counter()
-        agent = agent_class()
-        in_loop = LoopAgent(agent)
-        self._seconds.record(time.perf_counter() - begin, {"gen_ai.agent.name": name})
         self._begun(name)
-        clean = False
+        cleaned = False
         try:
-            yield in_loop
+            if self._processes is not None and self.is_isolated(name):
+                memory_mb = min(agent_class.memory_mb, memory_limit_mb or agent_class.memory_mb)
+                cleaned = True  # its keeper leaves nothing, however it ends
+                yield ProcessAgent(self._processes, name, memory_mb, self._grace_seconds)
+            else:
+                in_loop = self._in_loop(agent_class)
+                try:
+                    yield in_loop
+                finally:
+                    cleaned = await self._cleaned(in_loop)
         finally:
-            try:
-                clean = await in_loop.close()
-            finally:
-                self._ended(name, clean)
-                kept = keepsakes.on_instance(agent)
-                getattr(agent, "__dict__", {}).clear()
+            self._ended(name, cleaned)
+
+    def _in_loop(self, agent_class: type[Agent]) -> LoopAgent:
+        begin = time.perf_counter()
+        agent = LoopAgent(agent_class())
+        self._seconds.record(time.perf_counter() - begin, {"gen_ai.agent.name": agent.name})
+        return agent
+
+    async def _cleaned(self, in_loop: LoopAgent) -> bool:
+        """Empties the instance, whatever else fails; what it should not have kept is told."""
+        agent = in_loop.agent
+        try:
+            return await in_loop.close()
+        finally:
+            kept = keepsakes.on_instance(agent)
+            getattr(agent, "__dict__", {}).clear()
             if kept:
-                self._kept.add(1, {"gen_ai.agent.name": name})
-                get_logger().warning("agent.kept", agent=name, kept=kept)
+                self._kept.add(1, {"gen_ai.agent.name": in_loop.name})
+                get_logger().warning("agent.kept", agent=in_loop.name, kept=kept)
 
     def _begun(self, name: str) -> None:
         self.counts.created += 1

@@ -56,6 +56,7 @@ def watched_loop(
     with _opened(settings.stuck_file) as word:
         watchdog = Watchdog(
             settings.stuck_seconds,
+            settings.lease_seconds,
             isolate=factory.isolate,
             last_resort=LastResort(url, worker, attempts),
             word_left_in=word,

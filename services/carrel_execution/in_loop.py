@@ -35,7 +35,7 @@ class LoopAgent:
         """Set while it runs."""
         self.blocked = ""
         """What the watchdog has to say of it, a sentence; set before it raises AgentStuck."""
-        self._agent = agent
+        self.agent = agent
         self._tasks: set[asyncio.Task[Any]] = set()
         self._work: asyncio.Task[Any] | None = None
         self._death: AgentDied | None = None
@@ -45,8 +45,8 @@ class LoopAgent:
         outer, self._work, self.run_id = _at_work.get(), asyncio.current_task(), context.run_id
         _at_work.set(self)
         try:
-            result = await self._agent.run(context, input)
-            keepsakes.refuse_foreign(self._agent, context)
+            result = await self.agent.run(context, input)
+            keepsakes.refuse_foreign(self.agent, context)
             return result
         except asyncio.CancelledError:
             if self._death is not None:
@@ -60,7 +60,8 @@ class LoopAgent:
 
     async def close(self) -> bool:
         """Ends what the agent has started, and lets it end what it has opened; false when one of the two was not to be done in time."""
-        closing = [asyncio.create_task(self._agent.close())] if type(self._agent).close is not Agent.close else []
+        closes = type(self.agent).close is not Agent.close
+        closing = [asyncio.create_task(self._guarded(self.agent.close()))] if closes else []
         for task in self._tasks:
             task.cancel()
         ending = {*closing, *self._tasks}

@@ -38,7 +38,8 @@ READ_WAITS = text(f"""
     SELECT {_ANSWERED} FROM wait WHERE tenant_id = :tenant_id AND user_id = :user_id AND run_id = :run_id
 """)
 PARK = text("""
-    SELECT parked, position FROM park_run(:tenant_id, :user_id, :run_id, :epoch, CAST(CAST(:waits AS text) AS json), :events)
+    SELECT parked, reason, coalesce(position, 0)
+    FROM park_run(:tenant_id, :user_id, :run_id, :epoch, CAST(CAST(:waits AS text) AS json), :events)
 """)
 FIND_EXPIRED = text(f"""
     SELECT tenant_id, user_id, run_id, agent, {_ANSWERED} FROM wait
@@ -70,6 +71,8 @@ class Parked:
     """What became of a run that asked its user: WAITING, QUEUED (an answer was there already), CANCELLING or STALE."""
 
     parked: str
+    reason: str
+    """The user's, to cancel."""
     position: int
     """Of the last of its events in the outbox."""
 
@@ -172,7 +175,7 @@ class JournalStore:
             "events": list(last),
         }
         [row] = await self._execute(PARK, values)
-        return Parked(row.parked, row.position or 0)
+        return Parked(*row)
 
     async def expire(self, now: float) -> int:
         """Ends the waits that nobody has answered in time: their runs go on. Returns how many; there may be more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from random import Random
@@ -14,9 +13,9 @@ from carrel_execution import answers, events, journal
 from carrel_execution.domain import clean, from_json, to_json
 from carrel_execution.factory import Instance
 from carrel_execution.journal import Answered, Ask, Mismatch, StepKind, StepRecord, StepState, WaitKind, WaitState
-from carrel_execution.parts import AGENT, STEP, TOOL
+from carrel_execution.parts import STEP, TOOL
 from carrel_execution.thread_state import LiveState
-from carrel_execution.world import ConsentRequired, ReplayedFailure, World
+from carrel_execution.world import ConsentRequired, ReplayedFailure, World, check_open
 
 _MAX_TEXT = 8000
 _MAX_PROMPT = 2000
@@ -43,7 +42,7 @@ class LiveContext(RunContext):
         self._again = f"~{world.journal.before.retry}" if world.journal.before.retry else ""
 
     async def call_tool(self, tool: str, **arguments: JSON) -> JSON:
-        await self._check_open()
+        await check_open(self._world)
         step = self._next_step()
         try:
             arguments_json = to_json(arguments)
@@ -106,7 +105,7 @@ class LiveContext(RunContext):
     async def wait_for_input(
         self, prompt: str, schema: Mapping[str, JSON] | None = None, timeout: float | None = None
     ) -> JSON:
-        await self._check_open()
+        await check_open(self._world)
         step = self._next_step()
         prompt, schema_json = clean(prompt, _MAX_PROMPT), answers.checked_schema(schema)
         asked = journal.digest(prompt, schema_json)
@@ -144,7 +143,7 @@ class LiveContext(RunContext):
         await self._world.emit(events.answered(self.run_id, self.agent, self._world.now(), wait))
 
     async def run_agent(self, agent: str, input: Mapping[str, JSON]) -> JSON:
-        await self._check_open()
+        await check_open(self._world)
         step = self._next_step()
         if step.count(".") >= _MAX_DEPTH:
             raise AgentError("TOO_DEEP", f"Agents may call agents {_MAX_DEPTH} deep; do the work of {agent} here.")
@@ -154,7 +153,7 @@ class LiveContext(RunContext):
             raise AgentError("INVALID_INPUT", f"The input of {agent} is no JSON: {clean(error, 200)}.") from None
 
         async def run() -> JSON:
-            with self._world.part(AGENT, agent, step):
+            with self._world.part(self._world.factory.part_kind(agent), agent, step):
                 async with self._world.factory.instance(agent, self._world.memory_limit_mb) as instance:
                     context = LiveContext(self._world, agent, step)
                     return await self._run_below(instance, context, from_json(input_json))
@@ -182,7 +181,7 @@ class LiveContext(RunContext):
         return result
 
     async def step(self, name: str, function: Callable[[], Awaitable[JSON]], *, at_most_once: bool = False) -> JSON:
-        await self._check_open()
+        await check_open(self._world)
         step, name = self._next_step(), clean(name, _MAX_NAME)
 
         async def work() -> JSON:
@@ -244,7 +243,7 @@ class LiveContext(RunContext):
         raise OutcomeUnknown("OUTCOME_UNKNOWN", message)
 
     async def now(self) -> float:
-        await self._check_open()
+        await check_open(self._world)
         self._looks += 1
         place = f"{self._prefix}c{self._looks}"
         key, found = await self._find(place, StepKind.LOCAL, "now", "")
@@ -271,7 +270,7 @@ class LiveContext(RunContext):
         await self._say(pb.Custom(name=clean(name, _MAX_NAME), data_json=data_json))
 
     async def _say(self, payload: Any) -> None:
-        await self._check_open()
+        await check_open(self._world)
         self._messages += 1
         await self._emit(f"{self._prefix}m{self._messages}{self._again}", payload)
 
@@ -287,9 +286,3 @@ class LiveContext(RunContext):
     def _next_step(self) -> str:
         self._steps += 1
         return f"{self._prefix}{self._steps}"
-
-    async def _check_open(self) -> None:
-        """Keeps an agent that does not stop when it is told to from doing anything more."""
-        if self._world.over:
-            await asyncio.sleep(0.05)  # an agent that tries again and again must not take the loop from the others
-            raise asyncio.CancelledError("the run is over")

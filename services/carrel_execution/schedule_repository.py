@@ -61,7 +61,7 @@ DELETE_SCHEDULE = text(f"DELETE FROM schedule WHERE {OWN} AND schedule_id = :sch
 # What was changed meanwhile stays as it is: only who still means the same occurrence says what came of it.
 SCHEDULE_WENT_ON = text(f"""
     UPDATE schedule SET next_time = :next_time, check_time = :check_time, last_run_id = coalesce(:last_run_id, last_run_id),
-           last_error = :last_error, paused = CAST(:next_time AS timestamptz) IS NULL, hold_until = '-infinity'
+           last_error = coalesce(:last_error, last_error), paused = CAST(:next_time AS timestamptz) IS NULL, hold_until = '-infinity'
     WHERE {OWN} AND schedule_id = :schedule_id AND next_time = :due_time RETURNING schedule_id
 """)
 
@@ -152,9 +152,9 @@ class Schedules:
         next_time: datetime | None,
         check_time: datetime,
         last_run_id: str | None,
-        last_error: str,
+        last_error: str | None,
     ) -> bool:
-        """Notes what came of the occurrence at `due_time`. Without a next time it is paused; without a run the last one stays.
+        """Notes what came of the occurrence at `due_time`. Without a next time it is paused; a run or an error that is None stays as it is.
         False when the schedule has been changed meanwhile."""
         values = {
             **self._owner,

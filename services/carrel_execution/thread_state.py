@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from carrel.agent import JSON, AgentError, ThreadState
 from carrel_execution.domain import from_json, to_json
-from carrel_execution.world import World
+from carrel_execution.world import World, check_open
 
 _MAX_BYTES = 256 * 1024
 
@@ -16,10 +16,12 @@ class LiveState(ThreadState):
         self._world = world
 
     async def get(self) -> JSON:
+        await check_open(self._world)
         state_json = await self._world.thread_state()
         return from_json(state_json) if state_json else None
 
     async def set(self, value: JSON) -> None:
+        await check_open(self._world)
         try:
             state_json = to_json(value)
         except ValueError:

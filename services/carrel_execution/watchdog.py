@@ -24,6 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from opentelemetry import metrics
+
 from carrel.agent import Agent
 from carrel_chassis.logs import get_logger
 from carrel_execution.in_loop import AgentStuck, LoopAgent, agent_of
@@ -43,10 +45,20 @@ class Watchdog:
     """Watches the loop of the thread that starts it, from `start` to `stop`."""
 
     def __init__(
-        self, seconds: float, *, isolate: Callable[[str], None], last_resort: LastResort, word_left_in: TextIO
+        self,
+        seconds: float,
+        hopeless_seconds: float,
+        *,
+        isolate: Callable[[str], None],
+        last_resort: LastResort,
+        word_left_in: TextIO,
     ) -> None:
-        """`isolate` is told the name of each agent that kept the loop; `word_left_in` takes the kernel's word, and is open till `stop`."""
+        """`hopeless_seconds` is when the process ends also for a loop that no agent keeps: its leases are lost by then.
+
+        `isolate` is told the name of each agent that kept the loop; `word_left_in` takes the kernel's word, and is open till `stop`.
+        """
         self._seconds = seconds
+        self._hopeless_seconds = hopeless_seconds
         self._interval = seconds / _LOOKS
         self._isolate = isolate
         self._last_resort = last_resort
@@ -56,6 +68,7 @@ class Watchdog:
         self._watched = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._beat: asyncio.TimerHandle | None = None
+        self._stuck = metrics.get_meter("carrel").create_counter("carrel.agent.stuck")
 
     def start(self) -> None:
         """Call it in the loop that is to be watched."""
@@ -88,7 +101,7 @@ class Watchdog:
                 continue
             stood += self._interval
             if stood >= 2 * self._seconds:
-                self._end_process()
+                self._end_process(hopeless=stood >= self._hopeless_seconds)
             elif stood >= self._seconds and not raised:
                 raised = self._stop_agent()
 
@@ -108,11 +121,15 @@ class Watchdog:
         finally:
             sys.setswitchinterval(interval)
         self._isolate(agent.name)
+        self._stuck.add(1, {"gen_ai.agent.name": agent.name})
         get_logger().error("agent.stuck", agent=agent.name, run_id=agent.run_id, cause=agent.blocked)
         return True
 
-    def _end_process(self) -> None:
+    def _end_process(self, *, hopeless: bool) -> None:
+        """Ends it when an agent is at fault, or when there is nothing to lose any more."""
         found = self._found()
+        if found is None and not hopeless:
+            return
         stack = "".join(traceback.format_stack(sys._current_frames().get(self._watched)))
         if found is None:
             get_logger().critical("loop.stuck", stack=stack)

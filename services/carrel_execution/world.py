@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
@@ -74,3 +75,10 @@ class World(Protocol):
 
     async def emit(self, event: pb.Event) -> None:
         """Sends an event to the user."""
+
+
+async def check_open(world: World) -> None:
+    """Keeps an agent that does not stop when it is told to from doing anything more."""
+    if world.over:
+        await asyncio.sleep(0.05)  # an agent that tries again and again must not take the loop from the others
+        raise asyncio.CancelledError("the run is over")

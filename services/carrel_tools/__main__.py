@@ -15,9 +15,10 @@ from carrel_chassis.bus import open_bus
 from carrel_chassis.db.open import cross_user_database, user_sessions
 from carrel_chassis.db.tenants import TenantDatabase
 from carrel_chassis.ids import new_id
+from carrel_chassis.logs import get_logger
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
-from carrel_chassis.sandbox.level import probe
+from carrel_chassis.sandbox.level import Level, probe
 from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
 from carrel_tools.admission import Admission
 from carrel_tools.audit import Audit
@@ -27,7 +28,7 @@ from carrel_tools.corpus_servicer import CorpusServicer
 from carrel_tools.corpus_store import open_store
 from carrel_tools.desk import Desks
 from carrel_tools.keyring import KeyRing
-from carrel_tools.limits import Slots, Turns
+from carrel_tools.limits import Meter, Slots, Turns
 from carrel_tools.pace import Pace
 from carrel_tools.policies import Policies, changes_in, followed_policies
 from carrel_tools.policy_admin import PolicyOperations
@@ -63,6 +64,7 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
         stack.callback(asyncio.create_task(retention.keep_clean(settings.ledger_clean_seconds)).cancel)
         turns = Turns(settings.sql_processes, settings.user_sql_processes)
         standing = await asyncio.to_thread(probe)
+        get_logger().info("sandbox.level", level=int(standing.level), missing=standing.missing)
         sandbox = Sandbox(turns, standing, settings.sql_memory_mb, sandboxed_modules(classes))
         stack.push_async_callback(sandbox.close)
         await sandbox.start()
@@ -78,6 +80,8 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
             Desks(corpora, check, sandbox, web),
             Slots("tool_calls", settings.user_tool_calls),
             Pace(keeper),
+            cpu_seconds=Meter("tool_cpu_seconds", settings.user_tool_cpu_seconds),
+            moved_bytes=Meter("tool_bytes", settings.user_tool_bytes),
             holder=new_id("process"),
             deadline_seconds=settings.tool_deadline_seconds,
         )
@@ -90,6 +94,8 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
         policy_servicer = ToolPolicyServicer(policy_operations, Audit(sessions, tenants), context)
         server.register(add_ToolPolicyServiceServicer_to_server, policy_servicer)
         await server.start()
+        for level in Level:  # "sandbox.2" is SERVING when the machine shuts in as far as that
+            await server.say_part(f"sandbox.{int(level)}", level <= standing.level)
         stack.push_async_callback(server.stop)
         await stop.wait()
 

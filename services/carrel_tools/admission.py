@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from carrel_chassis.db.sessions import UserSessions
@@ -11,11 +11,13 @@ from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import UserContext
 from carrel_tools import domain, repository
 from carrel_tools.consent import Approval, approval_required, digest_of, refusal_of
-from carrel_tools.domain import Outcome, Repeat, Step
+from carrel_tools.domain import Outcome, Progress, Repeat, Step
 from carrel_tools.policies import Policies
 from carrel_tools.policy import Decision, Effect
 from carrel_tools.tool import JSON, Tool
 from carrel_tools.tool_system import ToolProvider, ToolSystem
+
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Admitted:
     step: Step
     tool: Tool
     arguments: dict[str, JSON]
+    on_progress: OnProgress | None = None
+    """Hears how far the tool has come."""
 
 
 class Admission:

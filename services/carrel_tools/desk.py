@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from carrel_chassis.sandbox.bounds import Bounds
 from carrel_chassis.sandbox.pool import Outcome, Usage
 from carrel_tools.corpora import CorpusOperations
 from carrel_tools.corpus_check import CorpusCheck
-from carrel_tools.domain import Corpus
+from carrel_tools.domain import Corpus, Progress, sentence
 from carrel_tools.formats import SUFFIXES
 from carrel_tools.sandbox.sandbox import Sandbox
 from carrel_tools.statements import needed
@@ -25,6 +25,7 @@ _QUERY = "carrel_tools.sandbox.querying:query"
 _SEARCH = "carrel_tools.sandbox.searching:search"
 _MAX_FILES = 200
 _SHOWN = 20
+_MOST_STEPS = 2**63
 _REASONS = {"sql": "SQL_ERROR", "memory": "SQL_MEMORY", "size": "TOO_LARGE", "words": "QUERY_INVALID"}
 _ENDS = {
     "time": ("SANDBOX_TIME", "It took longer than it may; ask for less."),
@@ -41,6 +42,7 @@ class UserDesk:
         self, user: UserContext, call_id: str, tool: Tool, own: Mapping[str, Corpus], seconds: float, desks: Desks
     ) -> None:
         self.usage = Usage()
+        self.on_progress: Callable[[Progress], None] | None = None
         self._user = user
         self._call_id = call_id
         self._tool = tool
@@ -54,6 +56,10 @@ class UserDesk:
 
     def remaining_seconds(self) -> float:
         return max(0.0, self._expire_time - asyncio.get_running_loop().time())
+
+    def progress(self, message: str, done: int = 0, total: int = 0) -> None:
+        if self.on_progress is not None:
+            self.on_progress(Progress(sentence(message), *(min(max(0, n), _MOST_STEPS) for n in (done, total))))
 
     async def query(self, sql: str, max_rows: int) -> dict[str, JSON]:
         named, seen = needed(sql, self._own)

@@ -81,6 +81,15 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a tool has come, as it says itself; 0 for what it does not know."""
+
+    message: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """What the ledger said when a step was begun: the intent is ours to carry out, or the line that was there already."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from carrel_chassis.errors import CarrelError, Kind
 
 Owner = tuple[str, str]
+_MINUTE_SECONDS = 60.0
+_MOST_REMEMBERED = 10_000
 
 
 class Slots:
@@ -38,6 +41,43 @@ class Slots:
             self._taken[owner] -= 1
             if not self._taken[owner]:
                 del self._taken[owner]
+
+
+class Meter:
+    """What each user has used up within a minute: when it is more than the limit, nothing new is begun until the minute is over.
+
+    It is known only afterwards how much a call has used, so that the last one may go beyond the limit. Counted in this process alone.
+    """
+
+    def __init__(self, limit: str, most: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._most = most
+        self._clock = clock
+        self._used: dict[Owner, tuple[float, float]] = {}
+        """The end of the minute, by the clock, and what was used in it."""
+
+    def check(self, owner: Owner) -> None:
+        """Raises LIMIT_EXCEEDED when the user has used up the minute; never where the limit is 0."""
+        end, used = self._used.get(owner, (0.0, 0.0))
+        left = end - self._clock()
+        if self._most and left > 0 and used >= self._most:
+            raise CarrelError(
+                Kind.OVER_LIMIT,
+                "LIMIT_EXCEEDED",
+                f"Your tools have used {self._most:g} within a minute ({self._limit}), as much as they may; try again later.",
+                metadata={"limit": self._limit, "value": f"{self._most:g}"},
+                retry_seconds=left,
+            )
+
+    def add(self, owner: Owner, amount: float) -> None:
+        """Counts what a call has used."""
+        if not self._most or not amount:
+            return
+        now = self._clock()
+        end, used = self._used.get(owner, (0.0, 0.0))
+        self._used[owner] = (end, used + amount) if end > now else (now + _MINUTE_SECONDS, amount)
+        if len(self._used) > _MOST_REMEMBERED:
+            self._used = {who: kept for who, kept in self._used.items() if kept[0] > now}
 
 
 class Turns:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import deque
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -12,10 +15,14 @@ from carrel.api.tools.v1 import tool_pb2, tool_service_pb2_grpc
 from carrel.api.tools.v1 import tool_service_pb2 as pb
 from carrel_chassis.rpc.call import caller, current_call
 from carrel_tools import domain
-from carrel_tools.admission import Asked
+from carrel_tools.admission import Asked, OnProgress
 from carrel_tools.consent import Approval
+from carrel_tools.domain import Progress
 from carrel_tools.tool import Tool
 from carrel_tools.tool_calls import ToolCallOperations
+
+_MOST_UNREAD = 100
+"""Of what a tool tells faster than it is read, as much is kept."""
 
 
 class ToolServicer(tool_service_pb2_grpc.ToolServiceServicer):
@@ -32,9 +39,37 @@ class ToolServicer(tool_service_pb2_grpc.ToolServiceServicer):
         return pb.GetToolResponse(tool=_tool(await self._operations.get_tool(caller(), request.tool)))
 
     async def ExecuteTool(self, request: pb.ExecuteToolRequest, context: Any) -> pb.ExecuteToolResponse:
+        return await self._execute(request, None)
+
+    async def ExecuteToolStream(
+        self, request: pb.ExecuteToolStreamRequest, context: Any
+    ) -> AsyncIterator[pb.ExecuteToolStreamResponse]:
+        told: deque[Progress] = deque(maxlen=_MOST_UNREAD)
+        more = asyncio.Event()
+
+        def tell(progress: Progress) -> None:
+            told.append(progress)
+            more.set()
+
+        task = asyncio.create_task(self._execute(request.call, tell))
+        task.add_done_callback(lambda _: more.set())
+        try:
+            while not task.done() or told:
+                await more.wait()
+                more.clear()
+                while told:
+                    yield pb.ExecuteToolStreamResponse(progress=_progress(told.popleft()))
+            yield pb.ExecuteToolStreamResponse(result=await task)
+        finally:
+            task.cancel()  # nothing, when it is done
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # seen: who has left is told nothing
+
+    async def _execute(self, request: pb.ExecuteToolRequest, on_progress: OnProgress | None) -> pb.ExecuteToolResponse:
         call = current_call()
         asked = Asked(request.step_id, request.tool, request.arguments_json, _approval(request))
-        executed = await self._operations.execute(caller(), call.call_id, call.remaining_seconds(), asked)
+        executed = await self._operations.execute(caller(), call.call_id, call.remaining_seconds(), asked, on_progress)
         return pb.ExecuteToolResponse(
             tool_call_id=executed.tool_call_id, result_json=executed.result_json, replayed=executed.replayed
         )
@@ -46,6 +81,10 @@ class ToolServicer(tool_service_pb2_grpc.ToolServiceServicer):
         return pb.ListToolCallsResponse(
             tool_calls=[_tool_call(call) for call in calls], next_page_token=next_page_token
         )
+
+
+def _progress(progress: Progress) -> pb.ToolProgress:
+    return pb.ToolProgress(message=progress.message, done=progress.done, total=progress.total)
 
 
 def _approval(request: pb.ExecuteToolRequest) -> Approval | None:

@@ -47,6 +47,10 @@ class ToolsSettings(DatabaseSettings):
     """How many uploads of a user may be under way in this process."""
     user_tool_calls: int = 8
     """How many tool calls of a user may be under way in this process."""
+    user_tool_cpu_seconds: float = Field(default=0.0, ge=0)
+    """How many seconds of CPU the sandboxed work of a user may use in a minute, in this process; 0 for as many as it likes."""
+    user_tool_bytes: int = Field(default=0, ge=0)
+    """How many bytes of arguments and results a user's tool calls may move in a minute, in this process; 0 for as many as they like."""
     tool_deadline_seconds: float = 60.0
     """How long a tool may take, where its caller does not leave less."""
     tool_modules: str = ""

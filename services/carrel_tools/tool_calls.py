@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id
 from carrel_tools import domain, repository
-from carrel_tools.admission import Admission, Admitted, Asked
+from carrel_tools.admission import Admission, Admitted, Asked, OnProgress
 from carrel_tools.desk import Desks
 from carrel_tools.domain import Begun, Ending, Outcome, Repeat, Step, ToolCall
-from carrel_tools.limits import Slots
+from carrel_tools.limits import Meter, Slots
 from carrel_tools.pace import Pace
 from carrel_tools.policy import Effect
 from carrel_tools.tool import Tool
@@ -42,6 +42,8 @@ class ToolCallOperations:
         slots: Slots,
         pace: Pace,
         *,
+        cpu_seconds: Meter,
+        moved_bytes: Meter,
         holder: str,
         deadline_seconds: float,
     ) -> None:
@@ -50,6 +52,8 @@ class ToolCallOperations:
         self._desks = desks
         self._slots = slots
         self._pace = pace
+        self._cpu_seconds = cpu_seconds
+        self._moved_bytes = moved_bytes
         self._holder = holder
         self._deadline_seconds = deadline_seconds
         self._running: dict[tuple[str, ...], int] = {}
@@ -67,10 +71,16 @@ class ToolCallOperations:
             raise domain.tool_not_found(name)
         return found.tool
 
-    async def execute(self, user: UserContext, call_id: str, seconds: float, asked: Asked) -> Executed:
-        """Executes the step, or tells what it came to; `seconds` is what the caller leaves. Raises as the proto says."""
-        call = await self._admission.admit(user, call_id, asked)
+    async def execute(
+        self, user: UserContext, call_id: str, seconds: float, asked: Asked, on_progress: OnProgress | None = None
+    ) -> Executed:
+        """Executes the step, or tells what it came to; `seconds` is what the caller leaves, `on_progress` hears how far the tool has come.
+        Raises as the proto says."""
+        call = replace(await self._admission.admit(user, call_id, asked), on_progress=on_progress)
         await self._pace.take(user)
+        self._cpu_seconds.check(user.owner)
+        self._moved_bytes.check(user.owner)
+        self._moved_bytes.add(user.owner, len(asked.arguments_json))
         with self._slots.take(user.owner), self._alone(user, call.step):
             if call.step.needs_intent:
                 return await self._with_intent(user, call_id, call, seconds)
@@ -154,11 +164,17 @@ class ToolCallOperations:
         desk = await self._desks.set_up(user, call_id, call.tool, min(seconds, self._deadline_seconds))
         # Where the caller leaves less, its own deadline cancels this: a step must not fail for good because of it.
         limit = self._deadline_seconds if self._deadline_seconds < seconds else None
-        if probe_first and call.step.repeat is Repeat.VERIFY:
-            ending = await probe_tool(call.tool, call.arguments, desk, limit)
-            if ending is not None:
-                return ending
-        return await run_tool(call.tool, call.arguments, desk, limit)
+        desk.on_progress = call.on_progress
+        try:
+            ending = None
+            if probe_first and call.step.repeat is Repeat.VERIFY:
+                ending = await probe_tool(call.tool, call.arguments, desk, limit)
+            if ending is None:
+                ending = await run_tool(call.tool, call.arguments, desk, limit)
+        finally:
+            self._cpu_seconds.add(user.owner, desk.usage.cpu_seconds)
+        self._moved_bytes.add(user.owner, len(ending.result_json or ""))
+        return ending
 
     async def _record(self, user: UserContext, call_id: str, step: Step, ending: Ending, seconds: float) -> Begun:
         async with self._sessions.open(user, call_id) as session:

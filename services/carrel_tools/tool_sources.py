@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from carrel_tools.tool import FunctionTool, Tool
@@ -28,6 +30,16 @@ def _tools_in(found: Any) -> tuple[type[Tool], ...]:
     if isinstance(found, type) and issubclass(found, Tool):
         return (found,)
     return tuple(found.TOOLS)
+
+
+def source_roots(modules: Iterable[str]) -> list[Path]:
+    """The folders from which these modules were imported."""
+    roots = [
+        Path(spec.origin).parents[name.count(".") + bool(spec.submodule_search_locations)]
+        for name in modules
+        if (spec := find_spec(name)) is not None and spec.origin
+    ]
+    return list(dict.fromkeys(roots))
 
 
 def sandboxed_modules(classes: Iterable[type[Tool]]) -> list[str]:

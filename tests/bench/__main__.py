@@ -29,6 +29,7 @@ PARTS = (
     "schedules",
     "revocation",
     "tools",
+    "sandbox",
     "events",
     "events_idle",
     "events_scale",

@@ -23,10 +23,14 @@ from carrel.api.events.v1 import event_service_pb2
 from carrel.api.events.v1 import event_service_pb2_grpc as event_rpc
 from carrel.api.runs.v1 import run_service_pb2 as pb
 from carrel.api.runs.v1 import run_service_pb2_grpc as rpc
+from carrel_chassis.db.engine import cross_user_engine, user_engine
+from carrel_chassis.db.migrate import migrate
 from carrel_chassis.ids import new_id
-from carrel_chassis.stack import Stack
+from carrel_chassis.stack import Stack, StackSettings
+from carrel_chassis.stack.roles import MIGRATOR
 from tests.bench.report import OUTPUT, Figure, percentile
 from tests.bench.run import cpu_seconds
+from tests.bench.transitions import Transitions
 from tests.support.system import Person, System, test_settings
 
 AT_ONCE = 32
@@ -130,6 +134,20 @@ async def _theirs(stack: Stack, python: Path) -> dict[str, Any]:
     return measured
 
 
+async def _transitions() -> float:
+    """Runs a second of the engine's own commits, on a PostgreSQL of the same kind with nothing else on it."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with Stack(StackSettings(Path(folder) / "data", only=())) as stack:
+            await migrate(stack.database_url(MIGRATOR), "carrel_execution")
+            users = user_engine(stack.database_url("carrel_execution"), 12)
+            runner = cross_user_engine(stack.database_url("carrel_execution_runner"), 12)
+            try:
+                return await Transitions(users, runner).rate(AT_ONCE, SECONDS)
+            finally:
+                await users.dispose()
+                await runner.dispose()
+
+
 async def _measure(system: System) -> list[Figure]:
     python = await asyncio.to_thread(_python_with_dbos)
     rate, p50, cpu = await _ours(system)
@@ -159,6 +177,13 @@ async def _measure(system: System) -> list[Figure]:
 
 
 async def measure() -> list[Figure]:
+    figures = await _measure_services()
+    own = await _transitions()
+    conditions = f"{AT_ONCE} at once; accept, claim, three steps, end, each a commit; no service around it"
+    return [*figures, Figure("engine/rate of commits alone", own, "runs/s", conditions=conditions)]
+
+
+async def _measure_services() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         base = test_settings(Path(folder) / "data").service_environment
         settings = test_settings(

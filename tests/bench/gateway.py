@@ -137,7 +137,7 @@ async def _streams(system: System, person: Person) -> list[Figure]:
             "gateway/sse rate",
             median["sse"],
             "events/s",
-            "",
+            "ratio > 0.5",
             median["direct"],
             median["sse"] / median["direct"],
             f"{conditions}, each event as JSON",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli.program import as_person, carrel
+from tests.support.directory import with_role
 from tests.support.expect import eventually
 from tests.support.system import Person, System
 
@@ -83,3 +84,20 @@ async def test_threads_of_a_person(system: System, ada: Person) -> None:
 async def test_what_is_refused_is_a_sentence_and_a_reason(system: System) -> None:
     ended = await carrel("users", "show", "nobody", "--tenant", "nowhere", data_dir=system.data_dir)
     assert ended.code == 1 and "[USER_NOT_FOUND]" in ended.err
+
+
+async def test_an_administrator_needs_no_key_of_the_machine(system: System) -> None:
+    """With a token the same commands go through the gateway, with the rights of its user."""
+    chief, nobody = await with_role(system, "admin"), await system.person()
+    tenant = ("--tenant", chief.tenant_id)
+    made = await as_person(system, chief, "users", "create", "newcomer", *tenant, "--json")
+    assert made.document["user"]["role"] == "standard"
+    listed = await as_person(system, chief, "users", "list", *tenant, "--json")
+    assert {user["user_id"] for user in listed.document["users"]} == {"newcomer", chief.user_id}
+    assert (
+        await as_person(system, chief, "limits", "set", *tenant, "--user", "newcomer", "--running-runs", "2")
+    ).code == 0
+    assert (await as_person(system, chief, "revoke", "user", *tenant, "--user", "newcomer")).code == 0
+    for command in (("users", "list", *tenant), ("users", "tenants"), ("limits", "show", *tenant)):
+        refused = await as_person(system, nobody, *command, "--json")
+        assert (refused.code, refused.document["error"]["reason"]) == (1, "SCOPE_MISSING")

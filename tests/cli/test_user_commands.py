@@ -9,6 +9,7 @@ import signal
 from carrel.api.context.v1 import user_context_pb2
 from carrel_chassis.signing import decode_context
 from tests.cli.program import EXAMPLE, as_person, carrel, ended, next_line, running
+from tests.support.expect import eventually
 from tests.support.system import Person, System
 
 
@@ -130,3 +131,60 @@ async def test_doctor_sees_every_service_serving(system: System) -> None:
     levels = {check["name"]: check["level"] for check in report.document["checks"]}
     services = {f"service {name}" for name in ("gateway", "context", "execution", "tools", "events")}
     assert services <= levels.keys() and set(levels.values()) == {"ok"}
+
+
+async def test_sessions_are_listed_and_ended(system: System, ada: Person) -> None:
+    other = await system.person(ada.tenant_id, ada.user_id)
+    listed = (await as_person(system, ada, "sessions", "list", "--json")).document["sessions"]
+    [own] = [session["session_id"] for session in listed if session["current"]]
+    assert (await as_person(system, other, "sessions", "list")).out.count(own) == 1
+    assert (await as_person(system, other, "sessions", "end", own)).out == f"{own} is ended.\n"
+
+    async def refused() -> bool:
+        return (await as_person(system, ada, "sessions", "list")).code == 1
+
+    await eventually(refused, seconds=10)
+
+
+async def test_a_run_is_started_repeated_and_answered(system: System, ada: Person) -> None:
+    started = await as_person(system, ada, "runs", "start", "echo", "--input", '{"text": "hello"}', "--wait")
+    assert (started.code, json.loads(started.out)) == (0, {"text": "hello"})
+    [run] = (await as_person(system, ada, "runs", "list", "--state", "succeeded", "--json")).document["runs"]
+    again = (await as_person(system, ada, "runs", "repeat", run["run_id"])).out.strip()
+    assert (await as_person(system, ada, "runs", "show", again, "--json")).document["run"]["repeats_run_id"] == run[
+        "run_id"
+    ]
+    later = await as_person(system, ada, "runs", "start", "echo", "--at", "2h", "--priority", "5", "--json")
+    assert later.document["run"]["priority"] == 5
+    cancelled = await as_person(system, ada, "runs", "cancel", later.document["run"]["run_id"], "--wait", "5", "--json")
+    assert cancelled.document["run"]["state"] == "CANCELLED"
+
+    asking = (await as_person(system, ada, "runs", "start", "asking", "--input", '{"key": "cli"}')).out.strip()
+
+    async def waits() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = (await as_person(system, ada, "approvals", "list", "--json")).document["waits"]
+        return found
+
+    [wait] = await eventually(waits)
+    assert wait["run_id"] == asking
+    assert (
+        await as_person(system, ada, "approvals", "approve", wait["wait_id"])
+    ).code == 1  # it wants input, no approval
+    assert (await as_person(system, ada, "answer", wait["wait_id"], '{"number": 7}')).code == 0
+    assert (await as_person(system, ada, "runs", "steps", asking)).code == 0
+
+    async def counted() -> bool:  # written once a second
+        return "echo" in (await as_person(system, ada, "runs", "statistics")).out
+
+    await eventually(counted)
+    wrong = await as_person(system, ada, "runs", "start", "echo", "--at", "tomorrow")
+    assert wrong.code == 2 and "tomorrow is no time" in " ".join(wrong.err.replace("│", "").split())
+
+
+async def test_schedules_are_made_paused_resumed_and_deleted(system: System, ada: Person) -> None:
+    made = await as_person(system, ada, "schedules", "create", "0 7 * * *", "echo", "--zone", "Europe/Vienna", "--json")
+    schedule = made.document["schedule"]["schedule_id"]
+    assert (await as_person(system, ada, "schedules", "pause", schedule, "--json")).document["schedule"]["paused"]
+    assert not (await as_person(system, ada, "schedules", "resume", schedule, "--json")).document["schedule"]["paused"]
+    assert schedule in (await as_person(system, ada, "schedules", "list")).out
+    assert (await as_person(system, ada, "schedules", "delete", schedule)).out == f"{schedule} is deleted.\n"

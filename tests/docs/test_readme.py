@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from carrel import Client
+from carrel.tool_kit import run_tool
 from carrel_chassis.stack import Stack
+from carrel_tools.tool_sources import added_tools
 from tests.support.system import ROOT, System, test_settings
 
 README = (ROOT / "README.md").read_text()
@@ -20,9 +22,21 @@ def code_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+def code_with(words: str) -> str:
+    """The one block of Python in which these words stand."""
+    [source] = [block for block in code_blocks("python") if words in block]
+    return source
+
+
+async def test_the_tool_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_tools.py").write_text(code_with("@carrel.tool"))
+    monkeypatch.syspath_prepend(tmp_path)
+    [tool] = added_tools("my_tools")
+    assert await run_tool(tool, name="Ada Lovelace") == "AL"
+
+
 async def test_the_agent_of_the_readme_runs(tmp_path: Path) -> None:
-    [source] = code_blocks("python")
-    (tmp_path / "my_agents.py").write_text(source)
+    (tmp_path / "my_agents.py").write_text(code_with("class Greeter"))
     environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "CARREL_AGENT_MODULES": "my_agents"}
     async with Stack(test_settings(tmp_path / "data", only=None, service_environment=environment)) as stack:
         await stack.ready(60)

@@ -85,3 +85,19 @@ async def test_when_the_while_is_over_it_may_be_tried_once(system: System, runs:
     await ends(runs, "dying", DEAD)
     with refused(grpc.StatusCode.UNAVAILABLE, "AGENT_BREAKER_OPEN"):
         await runs.start("dying")
+
+
+async def test_nobody_reads_anothers_count(system: System, runs: Runs, ada: Person, eve: Person) -> None:
+    await ends(runs, "dying", DEAD)
+    connection = await asyncpg.connect(system.database_url("carrel_execution", driver="postgresql"))
+    try:
+        for person, seen in ((ada, 1), (eve, 0)):
+            async with connection.transaction():
+                for name, value in (("tenant_id", person.tenant_id), ("user_id", person.user_id)):
+                    await connection.execute("SELECT set_config($1, $2, true)", f"app.{name}", value)
+                assert await connection.fetchval("SELECT count(*) FROM execution.agent_breaker") == seen
+                until = "SELECT execution.breaker_open_until($1, $2, 'dying', 1, 30)"
+                open_until = await connection.fetchval(until, ada.tenant_id, ada.user_id)
+                assert (open_until is not None) == bool(seen)
+    finally:
+        await connection.close()

@@ -47,7 +47,7 @@ async def test_the_answer_says_that_the_agent_its_children_and_their_tools_have_
     await told(runs, run.run_id, "tool_executing", "agent_thinking")
     answer = await journals.cancel(run.run_id, 10.0)
     assert answer.run.state == CANCELLED and not answer.not_stopped
-    assert named(answer.stopped) == {("agent", "busy", ""), ("tool", "sleep", "1"), ("agent", "sleeper", "2")}
+    assert named(answer.stopped) == {("agent", "busy", ""), ("agent", "sleeper", "1"), ("tool", "sleep", "2")}
     assert all(part.message for part in answer.stopped)
     last = (await runs.story(run.run_id))[-1]
     assert (last.type, last.run_cancelled.reason) == ("run_cancelled", "enough")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import UserContext
 from carrel_execution.factory import InstanceFactory
 from carrel_execution.in_loop import guard_loop
+from carrel_execution.isolation.host import ProcessHost
 from carrel_execution.registry import AgentRegistry, load_registry
 from tests.support.agents import Corpora, LocalRun
 
@@ -251,3 +253,18 @@ async def test_an_agent_may_hold_its_own_context(factory: InstanceFactory) -> No
         return "held"
 
     assert await perform(factory, hold) == "held"
+
+
+@pytest.mark.parametrize("policy", ["rogue", "*"])
+async def test_by_policy_an_agent_runs_in_a_process_whatever_its_class_says(policy: str) -> None:
+    modules = ["tests.support.rogue_agents"]
+    host = ProcessHost(modules)
+    factory = InstanceFactory(load_registry(modules), host, isolated=[policy])
+    try:
+        assert factory.is_isolated("rogue") and factory.is_isolated("caged")
+        assert factory.is_isolated("spinner") == (policy == "*")
+        async with factory.instance("rogue") as agent:
+            result = await agent.run(LocalRun("rogue", Corpora({})), {"does": "nothing"})
+        assert result["process"] != os.getpid()
+    finally:
+        await host.close()

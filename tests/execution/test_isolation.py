@@ -11,8 +11,10 @@ import psutil
 import pytest
 
 from carrel.api.runs.v1 import run_pb2
+from tests.context.test_limits import set_limits
 from tests.execution.test_runs import CANCELLED, DEAD, FAILED, SUCCEEDED, Runs, types
 from tests.support.expect import eventually
+from tests.support.journals import Journals
 from tests.support.system import Person, System
 
 
@@ -21,15 +23,18 @@ def runs(system: System, ada: Person) -> Runs:
     return Runs(system, ada)
 
 
-def processes_below(system: System) -> list[psutil.Process]:
-    """All that agent-execution has started, but for what the agents are forked from."""
+def agents_at_work(system: System) -> int:
+    """How many processes there are for agents, but for the one that is ready for the next."""
     service = psutil.Process(system.stack.pids()["execution"])
-    return [each for zygote in service.children() for each in zygote.children(recursive=True)]
+    [zygote] = service.children()
+    keepers = zygote.children()
+    assert len(zygote.children(recursive=True)) <= 2 * len(keepers)  # each has its agent, and that has nothing
+    return len(keepers) - 1
 
 
 async def nothing_is_left(system: System) -> None:
     async def look() -> bool:
-        return not processes_below(system)
+        return agents_at_work(system) <= 0
 
     await eventually(look)
 
@@ -101,6 +106,16 @@ async def test_when_its_process_dies_the_user_is_told_why(system: System, runs: 
     await nothing_is_left(system)
 
 
+@pytest.mark.parametrize("whose", ["user", "tenant"])
+async def test_a_limit_of_the_user_or_the_tenant_comes_before_what_the_agent_would_have(
+    system: System, ada: Person, whose: str
+) -> None:
+    await set_limits(system, ada.tenant_id, ada.user_id if whose == "user" else "", isolated_memory_mb=48)
+    runs = Runs(system, await system.person(ada.tenant_id, ada.user_id))
+    run = await runs.start("caged", {"does": "leak"})
+    assert "more than 48 MB" in (await runs.story(run.run_id))[-1].agent_died.cause
+
+
 async def test_a_failure_is_the_same_as_in_the_loop(runs: Runs) -> None:
     for does, reason in (("recurse", "AGENT_CRASHED"), ("change_its_class", "CLASS_FROZEN")):
         for agent in ("caged", "rogue"):
@@ -117,11 +132,23 @@ async def test_a_cancel_ends_its_process_whatever_it_does(system: System, runs: 
         return "agent_thinking" in types(await runs.events(run.run_id))
 
     await eventually(at_work)
-    assert processes_below(system)
+    assert agents_at_work(system)
     await runs.cancel(run.run_id, "enough")
     assert (await runs.story(run.run_id))[-1].type == "run_cancelled"
     assert (await runs.get(run.run_id)).state == CANCELLED
     await nothing_is_left(system)
+
+
+async def test_the_answer_to_a_cancel_names_the_process_that_has_ended(system: System, runs: Runs, ada: Person) -> None:
+    run = await runs.start("caged", {"does": "spin"})
+
+    async def at_work() -> bool:
+        return "agent_thinking" in types(await runs.events(run.run_id))
+
+    await eventually(at_work)
+    answer = await Journals(system, ada).cancel(run.run_id, 10.0)
+    assert [(part.kind, part.name, part.step_id) for part in answer.stopped] == [("process", "caged", "")]
+    assert not answer.not_stopped and agents_at_work(system) <= 0
 
 
 async def test_one_that_keeps_its_process_busy_is_nobody_elses_business(

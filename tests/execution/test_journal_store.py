@@ -105,3 +105,12 @@ async def test_only_who_holds_a_run_lets_it_wait(desk: Desk) -> None:
     assert await desk.counters() == (0, 0)
     assert (await store.park(run, [ask], [b"asked"])).parked == "STALE"
     assert [event for _, event in await desk.outbox()].count(b"asked") == 1
+
+
+async def test_a_run_that_its_user_has_cancelled_does_not_wait(desk: Desk) -> None:
+    store, run = JournalStore(desk.runner), await claimed(desk)
+    ask = Ask("wait-of-another-test", "1", WaitKind.INPUT, "echo", "What?", "", time.time() + 60)
+    await desk.cancel(run.run_id)
+    parked = await store.park(run, [ask], [b"asked"])
+    assert (parked.parked, parked.reason) == ("CANCELLING", "enough")
+    assert b"asked" not in [event for _, event in await desk.outbox()]

@@ -25,7 +25,7 @@ MODULES = ["tests.support.rogue_agents"]
 
 @pytest_asyncio.fixture
 async def host() -> AsyncIterator[ProcessHost]:
-    host = ProcessHost(MODULES, by_kernel=False)
+    host = ProcessHost(MODULES, by_kernel=False, in_advance=False)
     await host.start()
     yield host
     await host.close()
@@ -87,7 +87,7 @@ async def test_when_the_service_is_killed_its_agents_end() -> None:
 import asyncio
 from tests.execution.test_keeper import MODULES, ProcessHost, perform
 async def main():
-    host = ProcessHost({MODULES!r}, by_kernel=False)
+    host = ProcessHost({MODULES!r}, by_kernel=False, in_advance=False)
     await perform(host, "spin")
 asyncio.run(main())
 """

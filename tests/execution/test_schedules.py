@@ -26,6 +26,7 @@ from carrel_chassis.signing import decode_context
 from carrel_execution.due_schedules import TAKE_DUE_SCHEDULES
 from tests.context.test_births import exchange
 from tests.context.test_limits import set_limits
+from tests.execution.test_follow import plan
 from tests.execution.test_runs import SUCCEEDED, Runs
 from tests.support.expect import eventually, refused
 from tests.support.revoking import SCOPE, SESSION, USER, restore, revoke
@@ -253,6 +254,11 @@ async def test_what_one_process_has_taken_no_other_takes(system: System, schedul
             await engine.dispose()
 
 
+async def test_what_is_due_is_found_without_reading_all_schedules(system: System) -> None:
+    now = datetime.now(UTC)
+    assert await plan(system, TAKE_DUE_SCHEDULES, {"now": now, "hold_until": now, "count": 1}) >= {"schedule_line"}
+
+
 class Undone(Exception):
     """Rolls back what a test has done."""
 
@@ -333,6 +339,8 @@ async def test_a_revoked_session_is_noticed_though_nothing_is_due(
 
 async def test_a_look_at_the_session_starts_nothing(schedules: Schedules, database: asyncpg.Connection) -> None:
     made = await schedules.create()
+    await schedules.change(made.schedule_id, last_error="The thread was busy.")
+    made = await schedules.get(made.schedule_id)
     await schedules.change(made.schedule_id, check_time=datetime.now(UTC))
 
     async def looked() -> bool:

@@ -10,12 +10,14 @@ import sys
 from collections.abc import AsyncIterator
 
 import asyncpg
+import grpc
 import pytest
 import pytest_asyncio
 
 from carrel.api.runs.v1 import run_pb2
 from carrel_chassis.stack import Stack
 from tests.execution.test_runs import FAILED, SUCCEEDED, Runs, types
+from tests.execution.test_statistics import ends
 from tests.support.expect import eventually
 from tests.support.system import System, test_settings
 
@@ -79,6 +81,22 @@ async def test_a_run_whose_user_is_gone_when_its_turn_comes_does_nothing(fragile
         await eventually(nothing_left)
     finally:
         await connection.close()
+
+
+async def test_a_process_that_stops_writes_what_it_has_counted(fragile: System) -> None:
+    person = await fragile.person()
+    runs = Runs(fragile, person)
+    for _ in range(3):
+        await runs.story((await runs.start("counting", {"calls": 1})).run_id)
+    fragile.stack.kill("execution", signal.SIGTERM)
+
+    async def all_counted() -> bool:
+        try:
+            return await ends(fragile, person) == 3
+        except grpc.aio.AioRpcError:  # between the two processes
+            return False
+
+    await eventually(all_counted, seconds=30)
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 from carrel import Client
 from carrel.errors import CarrelClientError, InvalidArgument, NotFound
 from tests.gateway.edge import http_client
+from tests.support.expect import eventually
 from tests.support.system import Person, System
 
 CSV = b"city,people\n" + b"".join(b"town-%d,%d\n" % (number, number) for number in range(150_000))
@@ -86,3 +87,57 @@ async def test_a_file_that_is_not_there_fails_before_the_call(system: System, ad
     async with Client(system.addresses["gateway"], ada.token) as client:
         with pytest.raises(FileNotFoundError):
             await client.upload_corpus("towns", tmp_path / "missing.csv")
+
+
+async def test_what_was_stored_comes_out_by_either_face(
+    system: System, ada: Person, eve: Person, tmp_path: Path
+) -> None:
+    async with http_client(system, ada.token) as http, Client(system.addresses["gateway"], ada.token) as client:
+        stored = await client.upload_corpus("towns", CSV)
+        assert (await client.get_corpus("towns")).sha256 == stored.sha256
+        assert await client.read_corpus("towns") == CSV
+        assert (await client.download_corpus("towns", tmp_path / "out.csv")).corpus_id == stored.corpus_id
+        assert (tmp_path / "out.csv").read_bytes() == CSV and not (tmp_path / "out.csv.partial").exists()
+        answer = await http.get("/v1/corpora/towns/content")
+        assert (answer.content, answer.headers["etag"]) == (CSV, f'"{stored.sha256}"')
+        rest = await http.get("/v1/corpora/towns/content", params={"offset": 1000, "corpus_id": stored.corpus_id})
+        assert rest.content == CSV[1000:]
+        head = await http.head("/v1/corpora/towns/content")
+        assert (head.headers["content-length"], head.content) == (str(len(CSV)), b"")
+        async with Client(system.addresses["gateway"], eve.token) as theirs:
+            with pytest.raises(NotFound):
+                await theirs.read_corpus("towns")
+            with pytest.raises(NotFound):
+                await theirs.get_corpus("towns")
+            assert await theirs.erase_corpora() == 0
+        assert await client.erase_corpora() == 1
+        with pytest.raises(NotFound):
+            await client.read_corpus("towns")
+        assert (await http.get("/v1/corpora/towns/content")).status_code == 404
+
+
+async def test_an_upload_that_broke_off_goes_on_where_it_was(system: System, ada: Person) -> None:
+    content = CSV + b"".join(CSV.splitlines(True)[1:] * 3)  # more than is kept at a time
+    digest, most = hashlib.sha256(content).hexdigest(), len(content) - 70_000
+    async with http_client(system, ada.token) as http:
+
+        async def broken() -> AsyncIterator[bytes]:
+            yield content[:most]
+            raise ConnectionError("the line breaks here")
+
+        with pytest.raises(ConnectionError):
+            await http.put("/v1/corpora/towns", params={"upload_id": "upload-1"}, content=broken(), headers=TYPE)
+
+        async def kept() -> int:
+            answer = await http.get("/v1/uploads/upload-1")
+            return int(answer.json()["received_bytes"]) if answer.status_code == 200 else 0
+
+        received = await eventually(kept)
+        assert 0 < received <= most
+        asked = {"upload_id": "upload-1", "offset": received, "sha256": digest}
+
+        async def stored() -> bool:  # until the service has seen that the line before is gone
+            answer = await http.put("/v1/corpora/towns", params=asked, content=content[received:], headers=TYPE)
+            return answer.status_code == 200 and answer.json()["sha256"] == digest
+
+        await eventually(stored)

@@ -13,6 +13,7 @@ import pytest
 
 from carrel import Client
 from carrel.errors import Unavailable
+from carrel_chassis.probe import state_of
 from carrel_gateway.tls import EdgeTls
 from tests.events.desk import Run, thoughts
 from tests.gateway.certificates import Certificate
@@ -97,3 +98,11 @@ def test_a_certificate_that_cannot_be_used_is_said_in_one_sentence(certificate: 
     certificate.cert_file.write_text("no certificate")
     with pytest.raises(OSError, match="TLS cannot be set up"):
         EdgeTls(certificate.cert_file, certificate.key_file)
+
+
+async def test_the_probe_asks_a_gateway_with_tls(system: System, certificate: Certificate) -> None:
+    """As its container's health check does: with the settings of the gateway and nothing else."""
+    async with replica(system, **certificate.settings) as gateway:
+        settings = {"CARREL_HTTP_LISTEN": gateway.http_address, "CARREL_TLS_CERT_FILE": str(certificate.cert_file)}
+        assert await state_of(gateway.address, 5.0, settings) == "SERVING"
+        assert await state_of(gateway.address, 2.0, {"CARREL_HTTP_LISTEN": gateway.http_address}) != "SERVING"

@@ -138,4 +138,21 @@ class Dice(Tool):
         return secrets.token_hex(8)
 
 
-TOOLS: tuple[type[Tool], ...] = (Sleep, Count, Crash, Huge, Post, NotJson, Dice)
+class Walk(Tool):
+    """{"steps", "seconds"?} → {"walked"}; tells of each step, then waits."""
+
+    name: ClassVar = "walk"
+    arguments_schema: ClassVar = {
+        "type": "object",
+        "properties": {"steps": {"type": "integer"}, "seconds": {"type": "number", "minimum": 0}},
+        "required": ["steps"],
+    }
+
+    async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
+        for step in range(arguments["steps"]):
+            desk.progress("x" * 1000, step + 1, arguments["steps"])
+        await asyncio.sleep(arguments.get("seconds", 0))
+        return {"walked": arguments["steps"]}
+
+
+TOOLS: tuple[type[Tool], ...] = (Sleep, Count, Crash, Huge, Post, NotJson, Dice, Walk)

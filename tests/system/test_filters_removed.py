@@ -29,6 +29,7 @@ REPOSITORIES = {
     "carrel_context": ("carrel_context.repository", "carrel_context.threads", "carrel_context.sessions"),
     "carrel_execution": (
         "carrel_execution.repository",
+        "carrel_execution.journal_repository",
         "carrel_execution.schedule_repository",
         "carrel_execution.follow",
         "carrel_execution.statistics",
@@ -51,6 +52,15 @@ def filtered_statements() -> list[tuple[str, str, str, str]]:
 
 STATEMENTS = filtered_statements()
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+PAST = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+ASK = """
+    INSERT INTO execution.wait (tenant_id, user_id, wait_id, run_id, thread_id, step_id, kind, agent, prompt, answer_schema_json, tool,
+                                arguments_json, arguments_digest, input_digest, create_time, expire_time)
+    SELECT tenant_id, user_id, 'wait-of-' || user_id, run_id, thread_id, '1', 'INPUT', agent, 'Which?', '', '', '', '', '', now(),
+           now() + interval '1 day'
+    FROM execution.run WHERE tenant_id = $1 AND user_id = $2 RETURNING *
+"""
+"""What a run of the person waits for."""
 UPLOAD_ID = "upload-of-both"
 
 
@@ -86,8 +96,10 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
     session = await row_of(system, f"SELECT * FROM context.session {own}", person)
     accepted = await row_of(system, f"SELECT * FROM execution.run {own}", person)
     schedule = await row_of(system, f"SELECT * FROM execution.schedule {own}", person)
+    wait = await row_of(system, ASK, person)
     return {
         "schedule": dict(schedule),
+        "wait": dict(wait),
         "run": dict(accepted),
         "call": dict(call),
         "corpus": dict(corpus),
@@ -114,7 +126,7 @@ async def counted_runs(system: System, person: Person) -> int:
 def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What each statement is asked with, so that it would find Ada's things. A statement that is not named here fails the test."""
     run, call, key, thread = (things[kind] for kind in ("run", "call", "key", "thread"))
-    schedule = things["schedule"]
+    schedule, wait = things["schedule"], things["wait"]
     read = {"after": 0, "count": 100, "max_bytes": 1 << 20, "run_id": "", "thread_id": "", "types": []}
     step = {"run_id": call["run_id"], "step_id": call["step_id"], "attempt": call["attempt"], "holder": call["holder"]}
     return {
@@ -140,6 +152,10 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         "LIST": {"create_time": FAR, "page_size": 50, "run_id": "", "states": [], "thread_id": ""},
         "ADD_SCHEDULE": {name: schedule[name] for name in schedule if name not in ("tenant_id", "user_id")}
         | {"schedule_id": new_id("schedule"), "request_id": new_id("request"), "most": 10},
+        "LIST_STEPS": {"run_id": run["run_id"], "create_time": PAST, "step_id": "", "page_size": 50},
+        "LIST_WAITS": {"run_id": "", "states": ["PENDING"], "create_time": PAST, "wait_id": "", "page_size": 50},
+        "GET_WAIT": {"wait_id": wait["wait_id"]},
+        "RESOLVE_WAIT": {"wait_id": wait["wait_id"], "state": "RESOLVED", "answer_json": "7", "event": b"x"},
         "GET_SCHEDULE_OF_REQUEST": {"request_id": "request-of-a-schedule"},
         "GET_SCHEDULE": {"schedule_id": schedule["schedule_id"]},
         "LIST_SCHEDULES": {"create_time": FAR, "schedule_id": "", "count": 10},
@@ -239,6 +255,7 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         adas["key"]["api_key_id"],
         adas["thread"]["thread_id"],
         adas["schedule"]["schedule_id"],
+        adas["wait"]["wait_id"],
     ]
     if name not in {"ACCEPT", "BEGIN_CALL"}:  # these two create what is not there, under the id that they are given
         foreign.append(adas["run"]["run_id"])
@@ -249,6 +266,8 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
     if name == "STATISTICS_OF_USER":
         assert sum(row[3] for row in as_eve) == 1, "Eve has one run of her own"
     if name in {"GET_SCHEDULE", "PAUSE_SCHEDULE", "RESUME_SCHEDULE", "DELETE_SCHEDULE", "SCHEDULE_WENT_ON", "FOLLOW"}:
+        assert as_eve == []
+    if name in {"LIST_STEPS", "GET_WAIT", "RESOLVE_WAIT"}:
         assert as_eve == []
     if name == "OTHER_CORPORA":
         assert as_eve[0] == (1, eves["corpus"]["size_bytes"]), "the sum is over Eve's own files"

@@ -1,13 +1,18 @@
-"""What an administrator of tools asks of tool-dispatch: rules, trials, the record of decisions."""
+"""What an administrator of tools asks of tool-dispatch, rules, trials and the record of decisions; and what a user consents to."""
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from carrel.api.tools.v1 import policy_service_pb2 as pb
 from carrel.api.tools.v1 import policy_service_pb2_grpc as rpc
+from carrel.api.tools.v1 import tool_service_pb2
 from tests.support.forge import genuine_signer, raw
 from tests.support.system import Person, System
 from tests.tools.conftest import Desk
@@ -71,3 +76,22 @@ async def own_decisions(desk: Desk, **page: Any) -> Sequence[pb.ToolDecision]:
     stub: rpc.ToolPolicyServiceAsyncStub = rpc.ToolPolicyServiceStub(desk.peer.channel)
     request = pb.ListToolDecisionsRequest(**page)
     return (await stub.ListToolDecisions(request, metadata=desk.person.metadata)).decisions
+
+
+def after(seconds: float) -> Timestamp:
+    """So long from now."""
+    message = Timestamp()
+    message.FromNanoseconds(int((time.time() + seconds) * 1e9))
+    return message
+
+
+def consent(desk: Desk, digest: str, **changes: Any) -> tool_service_pb2.Approval:
+    """A good consent of the desk's person, but for the changes."""
+    values = {
+        "approval_id": f"wait-{secrets.token_hex(4)}",
+        "arguments_digest": digest,
+        "user_id": desk.person.user_id,
+        "approve_time": after(-1),
+        "expire_time": after(60),
+    }
+    return tool_service_pb2.Approval(**(values | changes))

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest_asyncio
 
 from carrel.api.context.v1 import user_context_pb2
@@ -24,6 +25,7 @@ from carrel_chassis.stack.ports import free_ports
 from tests.support.forge import genuine_signer, raw
 from tests.support.system import Person, System
 
+Code = grpc.StatusCode
 CSV = b"name,amount\nann,1\nbob,2\ncleo,\ndan,x\n"
 
 

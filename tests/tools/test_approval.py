@@ -5,41 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import time
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from carrel.api.tools.v1 import policy_service_pb2, tool_pb2
 from carrel.api.tools.v1 import tool_service_pb2 as pb
 from carrel_chassis.errors import CarrelError
 from carrel_tools.consent import digest_of
 from tests.support.expect import refused
-from tests.tools.administration import ALLOW, ASK, ToolAdministrator, own_decisions, rule
+from tests.tools.administration import ALLOW, ASK, ToolAdministrator, after, consent, own_decisions, rule
 from tests.tools.conftest import Desk
 from tests.tools.effects import effects
 
 Code = grpc.StatusCode
-
-
-def after(seconds: float) -> Timestamp:
-    message = Timestamp()
-    message.FromNanoseconds(int((time.time() + seconds) * 1e9))
-    return message
-
-
-def consent(desk: Desk, digest: str, **changes: Any) -> pb.Approval:
-    """A good one, but for the changes."""
-    values = {
-        "approval_id": f"wait-{secrets.token_hex(4)}",
-        "arguments_digest": digest,
-        "user_id": desk.person.user_id,
-        "approve_time": after(-1),
-        "expire_time": after(60),
-    }
-    return pb.Approval(**(values | changes))
 
 
 async def asked(desk: Desk, step: str = "1", approval: pb.Approval | None = None, **arguments: Any) -> CarrelError:

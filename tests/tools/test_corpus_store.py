@@ -143,7 +143,7 @@ async def test_the_same_content_again_leaves_one_copy(desk: Desk):
 async def test_nothing_of_a_corpus_can_be_read_on_the_disk(desk: Desk):
     await desk.upload("sales", b"name\nremarkable\n")
     (path,) = own_files(desk)
-    assert b"remarkable" not in Path(path).read_bytes()
+    assert b"remarkable" not in await asyncio.to_thread(Path(path).read_bytes)
 
 
 async def test_a_part_of_another_user_or_place_is_not_read(desk: Desk, other: Desk):

@@ -94,9 +94,7 @@ async def why(web: Web, url: str, seconds: float = 10) -> str:
 
 
 async def test_a_page_comes_through_the_tool(desk: Desk, own_process, site: Site):
-    own = Desk(
-        desk.system, desk.person, (await own_process(HTTP_PRIVATE_HOSTS=f"http://127.0.0.1:{site.port}")).peer
-    )
+    own = Desk(desk.system, desk.person, (await own_process(HTTP_PRIVATE_HOSTS=f"http://127.0.0.1:{site.port}")).peer)
     url = f"http://127.0.0.1:{site.port}"
     assert await own.result("http_fetch", url=f"{url}/page") == {
         **{"state": 200, "url": f"{url}/page", "media_type": "text/plain", "text": "grüße"}
@@ -172,7 +170,9 @@ async def test_hosts_that_are_not_named_are_refused(url: str):
 
 async def test_a_name_that_lies_at_a_private_address_is_refused():
     async def resolve(host: str, port: int) -> Sequence[str]:
-        return {"a.test": ["10.0.0.1"], "b.test": ["93.184.215.14", "127.0.0.1"], "c.test": ["::ffff:169.254.169.254"]}[host]
+        return {"a.test": ["10.0.0.1"], "b.test": ["93.184.215.14", "127.0.0.1"], "c.test": ["::ffff:169.254.169.254"]}[
+            host
+        ]
 
     web = Web(allowed_hosts("*.test", ""), 1000, resolve)
     for host in ("a.test", "b.test", "c.test"):
@@ -200,7 +200,12 @@ async def test_a_name_is_resolved_once_and_the_connection_goes_where_was_looked(
         *(("127.0.0.1", False), ("10.1.2.3", False), ("172.16.0.1", False), ("192.168.1.1", False), ("0.0.0.0", False)),
         *(("169.254.169.254", False), ("100.64.0.1", False), ("224.0.0.1", False), ("255.255.255.255", False)),
         *(("::1", False), ("::", False), ("fe80::1%eth0", False), ("fc00::1", False), ("ff02::1", False)),
-        *(("::ffff:10.0.0.1", False), ("2002:7f00:1::", False), ("64:ff9b::a00:1", False), ("64:ff9b::5db8:d70e", True)),
+        *(
+            ("::ffff:10.0.0.1", False),
+            ("2002:7f00:1::", False),
+            ("64:ff9b::a00:1", False),
+            ("64:ff9b::5db8:d70e", True),
+        ),
         ("2001::1", False),
     ],
 )

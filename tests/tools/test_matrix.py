@@ -6,6 +6,7 @@ All tools that are loaded are walked: one that takes the name of something and i
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 from carrel.api.tools.v1 import tool_pb2
 from carrel.api.tools.v1 import tool_service_pb2 as pb
 from carrel_chassis.rpc.status import from_rpc_error
+from carrel_tools.consent import digest_of
 from carrel_tools.tool_system import load_classes
-from tests.tools.administration import ToolAdministrator
+from tests.tools.administration import ToolAdministrator, consent
 from tests.tools.conftest import CSV, Desk
 
 SCOPES = ("tools.use", "corpora.read", "corpora.write", "corpora.admin")
@@ -32,9 +34,27 @@ BY_NAME: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     ],
     "statistics": [lambda name: {"corpus": name, "column": "amount"}],
     "corpus_delete": [lambda name: {"name": name}],
+    "corpus_admin": [
+        lambda name: {"action": "export", "name": name},
+        lambda name: {"action": "validate", "name": name},
+        lambda name: {"action": "delete", "name": name},
+        lambda name: {"action": "update", "name": name, "new_name": "mine"},
+        # The last: whoever asks has a corpus of that name afterwards, whoever else has one.
+        lambda name: {"action": "create", "name": name, "media_type": "text/csv", "text": CSV.decode()},
+    ],
+    "corpus_search": [
+        lambda name: {"words": "ann", "corpora": [name]},
+        lambda name: {"words": name},
+    ],
+    "python": [
+        lambda name: {"code": "1", "corpora": [name]},
+        lambda name: {"code": f"import os; os.path.exists({name!r})"},
+        lambda name: {"code": f"import os; sorted(os.listdir({os.path.dirname(name)!r} or '.'))"},
+    ],
+    "http_fetch": [lambda name: {"url": f"file://{name}"}, lambda name: {"url": f"http://{name}/"}],
 }
 """What each tool is asked, by the name of something of a user."""
-NAMELESS = {"echo", "sleep", "count", "post", "crash", "huge", "not_json", "dice"}
+NAMELESS = {"echo", "sleep", "count", "post", "crash", "huge", "not_json", "dice", "walk"}
 """Tools that are told the name of nothing that a user owns."""
 
 TOOLS = [each.name for each in load_classes("tests.support.tools")]
@@ -57,6 +77,12 @@ async def answer(call: Awaitable[Any], name: str) -> Any:
     return [part.replace(name, "…") for part in parts]
 
 
+async def consented(desk: Desk, tool: str, arguments: dict[str, Any]) -> Any:
+    """A call to which the caller has consented: those that need it are not to end with the question."""
+    approval = consent(desk, digest_of(tool, arguments))
+    return await desk.execute(tool, secrets.token_hex(8), scopes=SCOPES, approval=approval, **arguments)
+
+
 def never(name: str) -> str:
     """A name of the same form that nothing ever had."""
     return name[:-8] + secrets.token_hex(4)
@@ -77,7 +103,7 @@ async def test_a_tool_told_of_somebody_elses_corpus_answers_as_of_none(desk: Des
         for ask in BY_NAME[tool]:
             answers = []
             for asked in (name, never(name)):
-                call = other.execute(tool, secrets.token_hex(8), scopes=SCOPES, **ask(asked))
+                call = consented(other, tool, ask(asked))
                 answers.append(await answer(call, asked))
             assert answers[0] == answers[1], ask(name)
     assert len(await desk.names()) == 1
@@ -138,9 +164,6 @@ async def test_a_user_of_the_same_tenant_is_another_user(desk: Desk):
         for ask in asks:
             for each in (name, corpus_id, path):
                 absent = never(each)
-                calls = [
-                    answer(colleague.execute(tool, secrets.token_hex(8), scopes=SCOPES, **ask(asked)), asked)
-                    for asked in (each, absent)
-                ]
+                calls = [answer(consented(colleague, tool, ask(asked)), asked) for asked in (each, absent)]
                 assert await calls[0] == await calls[1], (tool, ask(each))
     assert await desk.names() == [name]

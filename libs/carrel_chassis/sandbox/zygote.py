@@ -9,6 +9,7 @@ A message on the control socket is {"level", "bounds"} as JSON with descriptors:
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -211,6 +212,7 @@ def main() -> None:
     for module in modules.split(":"):
         importlib.import_module(module)
     _give_up_rights()
+    gc.freeze()  # a collection in a forked process would touch, and so copy, the memory of all that was imported
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with (
         tempfile.TemporaryDirectory(prefix="carrel-sandbox-", ignore_cleanup_errors=True) as folder,

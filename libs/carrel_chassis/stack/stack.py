@@ -266,7 +266,7 @@ class Stack:
             if child.deaths - deaths >= _HOPELESS_DEATHS:
                 raise StackError(f"{child.name} dies at its start ({child.last_words()}): read {child.command.log}.")
 
-        await until_serving(self._known.address(child.name), check)
+        await until_serving(self._known.address(child.name), child.command.environment, check)
         del late[child.name]
 
     def _report(self, name: str, return_code: int) -> None:

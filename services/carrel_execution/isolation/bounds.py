@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +46,8 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def enter(confinement: Confinement, home: Path, parent: int, memory_mb: int) -> None:
-    """Takes from this process all that an agent has no use for. Raises OSError when that fails: then the agent must not run.
-
-    Memory is bounded twice: RLIMIT_DATA holds what one process allocates at once; the keeper holds the sum over all processes.
-    """
+def enter(confinement: Confinement, home: Path, parent: int) -> None:
+    """Takes from this process all that an agent has no use for. Raises OSError when that fails: then the agent must not run."""
     os.setsid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -61,7 +58,7 @@ def enter(confinement: Confinement, home: Path, parent: int, memory_mb: int) -> 
     os.umask(0o077)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
-    _limit(memory_mb)
+    _limit({resource.RLIMIT_NOFILE: _MOST_DESCRIPTORS, resource.RLIMIT_CORE: 0})
     with contextlib.suppress(OSError):  # when the machine has no memory left, this process goes before any service
         Path("/proc/self/oom_score_adj").write_text("1000")
     _drop_capabilities()
@@ -71,17 +68,22 @@ def enter(confinement: Confinement, home: Path, parent: int, memory_mb: int) -> 
         seccomp.restrict()
 
 
-def _limit(memory_mb: int) -> None:
+def bound_memory(memory_mb: int) -> None:
+    """So much beyond what this process has now. RLIMIT_DATA holds what one process allocates at once; the keeper holds the sum over all."""
     lines = Path("/proc/self/status").read_text().splitlines()
     kb = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if name[:2] == "Vm"}
-    for kind, most in (
-        (resource.RLIMIT_DATA, kb["VmData"] * 1024 + memory_mb * _MB),
-        # Also counts what is only reserved, which is much for threads; it is there for shared memory, which DATA leaves out.
-        (resource.RLIMIT_AS, kb["VmSize"] * 1024 + 3 * memory_mb * _MB),
-        (resource.RLIMIT_FSIZE, memory_mb * _MB),
-        (resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    _limit(
+        {
+            resource.RLIMIT_DATA: kb["VmData"] * 1024 + memory_mb * _MB,
+            # Also counts what is only reserved, which is much for threads; it is there for shared memory, which DATA leaves out.
+            resource.RLIMIT_AS: kb["VmSize"] * 1024 + 3 * memory_mb * _MB,
+            resource.RLIMIT_FSIZE: memory_mb * _MB,
+        }
+    )
+
+
+def _limit(limits: Mapping[int, int]) -> None:
+    for kind, most in limits.items():
         _, hard = resource.getrlimit(kind)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (most, most))

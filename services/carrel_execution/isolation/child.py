@@ -13,6 +13,7 @@ from typing import Any
 
 from carrel.agent import JSON, Agent, AgentError, RunContext, ThreadState, ToolError
 from carrel_execution.domain import State, clean, succeeded
+from carrel_execution.isolation.bounds import bound_memory
 from carrel_execution.isolation.wire import MOST_BYTES, error_in, error_out, packed, received
 
 _MOST_FROM_SERVICE = 64 * 1024 * 1024
@@ -44,6 +45,7 @@ async def _work(classes: Mapping[str, type[Agent]], sock: socket.socket) -> None
     job = await received(reader, _MOST_FROM_SERVICE)
     if job is None:
         return
+    bound_memory(job["memory_mb"])
     line = Line(writer)
     agent = asyncio.create_task(_performed(classes[job["agent"]], RemoteContext(line, job), job["input"]))
     listener = asyncio.create_task(line.listen(reader, agent))

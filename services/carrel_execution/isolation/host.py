@@ -42,6 +42,20 @@ class AgentProcess:
     _report_writer: asyncio.StreamWriter
     _report: dict[str, Any] | None = field(default=None)
 
+    def bound(self, memory_mb: int) -> None:
+        """Says how much memory it may have, before it gets its agent."""
+        self._report_writer.write(json.dumps({"memory_mb": memory_mb}).encode())
+
+    @property
+    def alive(self) -> bool:
+        """Whether nothing has ended it yet."""
+        return not self._report_reader.at_eof() and not self.reader.at_eof()
+
+    def drop(self) -> None:
+        """Lets it go; its keeper ends it."""
+        self.writer.transport.abort()
+        self._report_writer.transport.abort()
+
     async def ended(self, seconds: float) -> dict[str, Any]:
         """How it has ended by itself, if it does so within this time; {} when it had to be killed. Nothing is left of it then."""
         if self._report is None:
@@ -62,8 +76,7 @@ class AgentProcess:
                     self._report = await self._reported()
             except TimeoutError:
                 get_logger().error("agent_process.keeper_is_silent")
-        self.writer.transport.abort()
-        self._report_writer.transport.abort()
+        self.drop()
 
     async def _reported(self) -> dict[str, Any]:
         try:
@@ -81,31 +94,52 @@ class NoProcess(Exception):
 class ProcessHost:
     """Starts processes for agents. Replaces the one that they are forked from when it is gone."""
 
-    def __init__(self, modules: Sequence[str], *, by_kernel: bool | None = None) -> None:
-        """`by_kernel` False does without Landlock and seccomp even where they are; None takes what there is."""
+    def __init__(self, modules: Sequence[str], *, by_kernel: bool | None = None, in_advance: bool = True) -> None:
+        """`by_kernel` False does without Landlock and seccomp even where they are; None takes what there is. With `in_advance` one
+        process is always ready, from the first agent on."""
         self._modules = list(modules)
         self._by_kernel = kernel_confines() if by_kernel is None else by_kernel
         self._folder = Path(tempfile.mkdtemp(prefix="carrel-agents-"))
+        self._in_advance = in_advance
+        self._ready: asyncio.Task[AgentProcess | None] | None = None
         self._starting = asyncio.Lock()
         self._zygote: Process | None = None
         self._control: socket.socket | None = None
 
     @asynccontextmanager
-    async def process(self, memory_mb: int) -> AsyncIterator[AgentProcess]:
+    async def process(self) -> AsyncIterator[AgentProcess]:
         """A process for one agent; after the block nothing of it is left, even if the block was cancelled.
 
         Raises NoProcess when the machine gives none.
         """
-        # What they are forked from may be gone: it is started again, once.
-        process = await self._begun(memory_mb) or await self._begun(memory_mb)
-        if process is None:
-            raise NoProcess("no process could be started")
+        process = await self._taken()
         try:
             yield process
         finally:
             await to_the_end(process.close())
 
-    async def _begun(self, memory_mb: int) -> AgentProcess | None:
+    async def _taken(self) -> AgentProcess:
+        # What they are forked from may be gone: it is started again, once.
+        process = self._taken_ready() or await self._begun() or await self._begun()
+        if process is None:
+            raise NoProcess("no process could be started")
+        return process
+
+    def _taken_ready(self) -> AgentProcess | None:
+        """The one that was started in advance, when it is there; the next is started then."""
+        if not self._in_advance:
+            return None
+        ready = self._ready
+        if ready is not None and not ready.done():
+            return None
+        self._ready = asyncio.create_task(self._begun())
+        process = None if ready is None or ready.cancelled() or ready.exception() else ready.result()
+        if process is not None and not process.alive:
+            process.drop()
+            return None
+        return process
+
+    async def _begun(self) -> AgentProcess | None:
         """A process whose keeper has said that it is there; None when there will be none."""
         async with AsyncExitStack() as undo:
             work, their_work = socket.socketpair()
@@ -113,7 +147,6 @@ class ProcessHost:
             undo.callback(work.close)
             undo.callback(line.close)
             with their_work, their_line:
-                line.sendall(json.dumps({"memory_mb": memory_mb}).encode())
                 try:
                     socket.send_fds(await self._started(), [b"f"], [their_line.fileno(), their_work.fileno()])
                 except OSError:
@@ -160,6 +193,11 @@ class ProcessHost:
 
     async def close(self) -> None:
         """Ends the process that the others are forked from. Those that are at work end with their lines."""
+        self._in_advance = False
+        if self._ready is not None:
+            [ready] = await asyncio.gather(self._ready, return_exceptions=True)
+            if isinstance(ready, AgentProcess):
+                await ready.close()
         await self._end_zygote()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 

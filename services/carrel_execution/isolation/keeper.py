@@ -20,31 +20,35 @@ from carrel_execution.isolation.descendants import descendants, kill_all, memory
 
 MOST_PROCESSES = 64
 _SAMPLE_SECONDS = 0.1
+_MOST_ASKED = 1024
 
 Report = dict[str, Any]
 """How a process ended: {"memory_mb"}, {"processes"}, {"signal"} or {"code"}; empty when it was told to."""
 
 HERE = b"k"
-"""What a keeper says first: from then on its report will come."""
+"""What a keeper says first: from then on its agent is there, and its report will come."""
 
 Body = Callable[[socket.socket, Callable[[], None]], None]
 """What the process of the agent does: its line to the service, and what it calls to confine itself before anything else."""
 
 
 def keep(line: socket.socket, work: socket.socket, home: Path, confinement: Confinement, body: Body) -> None:
-    """Runs `body` in a process of its own until it ends, or until the service closes `line`; then writes the report to it."""
+    """Runs `body` in a process of its own until it ends, or until the service closes `line`; then writes the report to it.
+
+    The service says on the line how much memory the agent may have, when it has one for this process.
+    """
     bounds.adopt_orphans()
-    asked = json.loads(line.recv(1024))
-    line.sendall(HERE)
     home.mkdir(mode=0o700)
     keeper, own_kb = os.getpid(), memory_kb(os.getpid())
     agent = os.fork()
     if agent == 0:
         line.detach()
-        confine = partial(bounds.enter, confinement, home, keeper, asked["memory_mb"])
+        confine = partial(bounds.enter, confinement, home, keeper)
         _be_the_agent(work, confine, body)
     work.close()
-    report = _watched(line, agent, asked["memory_mb"], own_kb)
+    line.sendall(HERE)
+    asked = line.recv(_MOST_ASKED)
+    report = _watched(line, agent, json.loads(asked)["memory_mb"], own_kb) if asked else {}
     kill_all()
     shutil.rmtree(home, ignore_errors=True)
     with contextlib.suppress(OSError):  # the service may be gone

@@ -46,7 +46,7 @@ class ProcessAgent:
         When this is cancelled the agent is told so, and its process is killed after the grace.
         """
         try:
-            async with self._host.process(self._memory_mb) as process:
+            async with self._host.process() as process:
                 return await self._work(process, context, input)
         except NoProcess as error:
             raise AgentDied("There is no process to be had for the agent; try again later.") from error
@@ -54,7 +54,8 @@ class ProcessAgent:
     async def _work(self, process: AgentProcess, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         conversation = _Conversation(process, context)
         try:
-            conversation.begin(self._name, input)
+            process.bound(self._memory_mb)
+            conversation.begin(self._name, self._memory_mb, input)
             end = await conversation.end()
         except asyncio.CancelledError:
             await conversation.cancel(self._grace_seconds)
@@ -100,9 +101,9 @@ class _Conversation:
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._performing: dict[int, asyncio.Future[JSON]] = {}
 
-    def begin(self, agent: str, input: Mapping[str, JSON]) -> None:
+    def begin(self, agent: str, memory_mb: int, input: Mapping[str, JSON]) -> None:
         context = self._context
-        job = {"agent": agent, "input": dict(input), "settings": dict(context.settings)}
+        job = {"agent": agent, "memory_mb": memory_mb, "input": dict(input), "settings": dict(context.settings)}
         place = {"run_id": context.run_id, "thread_id": context.thread_id, "random": context.random.getstate()}
         self._send({**job, **place})
 

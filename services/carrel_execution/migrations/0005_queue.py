@@ -78,10 +78,10 @@ ALTER TABLE user_slot
     -- Of the queued runs those that could be claimed now.
     ADD COLUMN ready  integer NOT NULL DEFAULT 0,
     -- How many turns the user takes before going to the end of the line, and how many of them are taken.
-    ADD COLUMN weight integer NOT NULL DEFAULT 1 CHECK (weight > 0),
+    ADD COLUMN weight integer NOT NULL DEFAULT 1,
     ADD COLUMN turns  integer NOT NULL DEFAULT 0;
 UPDATE user_slot SET ready = queued;
-ALTER TABLE user_slot ADD CONSTRAINT ready_are_queued CHECK (ready BETWEEN 0 AND queued);
+ALTER TABLE user_slot DROP CONSTRAINT user_slot_queued_check, ADD CONSTRAINT ready_are_queued CHECK (ready BETWEEN 0 AND queued);
 DROP INDEX user_slot_line;
 DROP INDEX user_slot_line_of_tenant;
 CREATE INDEX user_slot_line ON user_slot (head_time) WHERE ready > 0 AND NOT counted;

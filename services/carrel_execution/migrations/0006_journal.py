@@ -114,16 +114,19 @@ _PARK = """
 -- Lets go of a run that waits for its user, with what it asks for. `parked` is
 --   WAITING     no process holds it any more
 --   QUEUED      the same, but one of the answers has come meanwhile: it goes on at once
---   CANCELLING  its user has asked it to stop; nothing was changed
+--   CANCELLING  its user has asked it to stop, for this `reason`; nothing was changed
 --   STALE       the attempt no longer holds it; nothing was changed
 CREATE FUNCTION park_run(
     p_tenant_id text, p_user_id text, p_run_id text, p_epoch integer, p_waits json, p_events bytea[],
-    OUT parked text, OUT "position" bigint
+    OUT parked text, OUT reason text, OUT "position" bigint
 ) LANGUAGE plpgsql AS $$
 BEGIN
+    reason := '';
     IF NOT release_run(p_tenant_id, p_user_id, p_run_id, p_epoch) THEN
-        parked := coalesce((SELECT 'CANCELLING' FROM run WHERE tenant_id = p_tenant_id AND user_id = p_user_id AND run_id = p_run_id
-            AND epoch = p_epoch AND state = 'CANCELLING'), 'STALE');
+        SELECT 'CANCELLING', cancel_reason INTO parked, reason FROM run
+            WHERE tenant_id = p_tenant_id AND user_id = p_user_id AND run_id = p_run_id AND epoch = p_epoch AND state = 'CANCELLING';
+        parked := coalesce(parked, 'STALE');
+        reason := coalesce(reason, '');
         RETURN;
     END IF;
     INSERT INTO wait (tenant_id, user_id, run_id, create_time, wait_id, thread_id, step_id, kind, agent, prompt, answer_schema_json,

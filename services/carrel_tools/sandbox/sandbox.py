@@ -10,6 +10,7 @@ from carrel_chassis.sandbox.bounds import Bounds
 from carrel_chassis.sandbox.level import Standing
 from carrel_chassis.sandbox.pool import Outcome, Pool
 from carrel_tools.limits import Turns
+from carrel_tools.tool_sources import source_roots
 
 Owner = tuple[str, str]
 
@@ -30,7 +31,7 @@ class Sandbox:
         self.standing = standing
         self.memory_mb = memory_mb
         """What a query may use."""
-        self._pool = Pool([*MODULES, *tool_modules], standing.level, [_ROOT])
+        self._pool = Pool([*MODULES, *tool_modules], standing.level, [_ROOT, *source_roots(tool_modules)])
 
     async def run(
         self, owner: Owner, call: str, request: Mapping[str, Any], bounds: Bounds, files: Sequence[int] = ()

@@ -17,7 +17,8 @@ class SqlQuery(Tool):
     description: ClassVar = (
         "Runs one SELECT (DuckDB's SQL; also WITH, DESCRIBE, SUMMARIZE, SHOW TABLES) over your corpora. Each corpus is a table of its "
         "name. All columns of a CSV are text: cast what you count; those of Parquet and JSON lines have types; a text has `line` and "
-        "`text`. Returns at most 10,000 rows and 1 MiB; truncated says whether there were more rows. Times are ISO strings; numbers that JSON lacks, such as NaN, are null."
+        "`text`. Returns at most 10,000 rows and 1 MiB; truncated says whether there were more rows. Times are ISO strings; numbers "
+        "that JSON lacks, such as NaN, are null."
     )
     scopes: ClassVar = frozenset({"corpora.read"})
     arguments_schema: ClassVar = {

@@ -113,8 +113,11 @@ async def test_closing_the_pool_ends_what_runs(pool: Pool):
 async def _has_children(pool: Pool, count: int) -> bool:
     if pool._process is None:
         return False
-    pid = pool._process.pid
-    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()) == count
+    return _children(pool._process.pid) == count
+
+
+def _children(pid: int) -> int:
+    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

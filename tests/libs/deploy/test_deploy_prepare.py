@@ -20,7 +20,7 @@ from tests.libs.deploy.compose_file import ROOT, compose
 from tests.libs.deploy.conftest import External, deploy, run
 from tests.libs.deploy.test_deploy_compose_file import SETTINGS
 
-PATHS = re.compile(r"^/.*/(service\.key|trust\.json|master\.key|jwks\.json)$")
+PATHS = re.compile(r"^/.*/(service\.key|trust\.json|master\.key|corpus\.key|jwks\.json)$")
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
@@ -56,7 +56,7 @@ def test_a_service_reads_its_settings_from_its_folder(
     fields = {f"carrel_{field}" for field in type(settings).model_fields}
     # Those of the launcher's map, whether the service reads all of them yet or not.
     fields |= {f"carrel_{setting.lower()}" for setting in service.database_roles}
-    beside = {"service.key", "trust.json", "master.key", "jwks.json"}
+    beside = {"service.key", "trust.json", "master.key", "corpus.key", "jwks.json"}
     assert files_of(prepared, service).keys() <= fields | beside
 
 
@@ -86,6 +86,7 @@ def test_a_service_sees_its_own_secrets_alone(prepared: Path, service: Service) 
     text = "\n".join(files_of(prepared, service).values())
     own = {service.identity, *service.database_roles.values()}
     own |= {"master"} if service.name == "context" else set()
+    own |= {"corpus"} if service.name == "tools" else set()
     own |= {"nats"} if reads_the_bus(service) else set()
     assert {name for name, secret in secrets.items() if secret in text} == own
 

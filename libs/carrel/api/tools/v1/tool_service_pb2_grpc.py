@@ -50,6 +50,11 @@ class ToolServiceStub:
                 request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolResponse.FromString,
                 _registered_method=True)
+        self.ExecuteToolStream = channel.unary_stream(
+                '/carrel.api.tools.v1.ToolService/ExecuteToolStream',
+                request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamResponse.FromString,
+                _registered_method=True)
         self.ListToolCalls = channel.unary_unary(
                 '/carrel.api.tools.v1.ToolService/ListToolCalls',
                 request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ListToolCallsRequest.SerializeToString,
@@ -92,6 +97,14 @@ class ToolServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExecuteToolStream(self, request, context):
+        """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
+        faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListToolCalls(self, request, context):
         """Lists the tool calls of the user, newest first, by page.
         """
@@ -116,6 +129,11 @@ def add_ToolServiceServicer_to_server(servicer, server):
                     servicer.ExecuteTool,
                     request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolRequest.FromString,
                     response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolResponse.SerializeToString,
+            ),
+            'ExecuteToolStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExecuteToolStream,
+                    request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamResponse.SerializeToString,
             ),
             'ListToolCalls': grpc.unary_unary_rpc_method_handler(
                     servicer.ListToolCalls,
@@ -205,6 +223,33 @@ class ToolService:
             '/carrel.api.tools.v1.ToolService/ExecuteTool',
             carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolRequest.SerializeToString,
             carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteToolStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/carrel.api.tools.v1.ToolService/ExecuteToolStream',
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamRequest.SerializeToString,
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,10 @@ class ToolServiceStub:
     was not accepted, "refused" says why: OTHER_USER, OTHER_ARGUMENTS, EXPIRED, or USED for another step.
     A failure that was in the ledger has "replayed": "true" in its metadata.
     """
+    ExecuteToolStream: _grpc.UnaryStreamMultiCallable[_tool_service_pb2.ExecuteToolStreamRequest, _tool_service_pb2.ExecuteToolStreamResponse]
+    """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
+    faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
+    """
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]
     """Lists the tool calls of the user, newest first, by page."""
 
@@ -74,6 +78,10 @@ class ToolServiceAsyncStub(ToolServiceStub):
     and "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it. If a consent came and
     was not accepted, "refused" says why: OTHER_USER, OTHER_ARGUMENTS, EXPIRED, or USED for another step.
     A failure that was in the ledger has "replayed": "true" in its metadata.
+    """
+    ExecuteToolStream: _aio.UnaryStreamMultiCallable[_tool_service_pb2.ExecuteToolStreamRequest, _tool_service_pb2.ExecuteToolStreamResponse]  # type: ignore[assignment]
+    """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
+    faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
     """
     ListToolCalls: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]  # type: ignore[assignment]
     """Lists the tool calls of the user, newest first, by page."""
@@ -114,6 +122,16 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         and "expire_seconds", how long the consent may take; nothing has run, and the step may come again with it. If a consent came and
         was not accepted, "refused" says why: OTHER_USER, OTHER_ARGUMENTS, EXPIRED, or USED for another step.
         A failure that was in the ledger has "replayed": "true" in its metadata.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecuteToolStream(
+        self,
+        request: _tool_service_pb2.ExecuteToolStreamRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tool_service_pb2.ExecuteToolStreamResponse], _abc.AsyncIterator[_tool_service_pb2.ExecuteToolStreamResponse]]:
+        """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
+        faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
         """
 
     @_abc_1.abstractmethod
