@@ -10,15 +10,16 @@ from carrel.agent import JSON, Agent, AgentError, RunContext
 
 
 class Poet(Agent):
-    """Input {"subject"}; result {"poem", "words"}."""
+    """Input {"subject"}, which it asks for when it is absent; result {"poem", "words"}."""
 
     name = "poet"
     description = "Writes three lines about a subject and counts their words."
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        subject = input.get("subject")
+        # Nothing is held while its user thinks about it: the run may wait for days.
+        subject = input.get("subject") or await context.wait_for_input("What shall it be about?", {"type": "string"})
         if not isinstance(subject, str) or not subject:
-            raise AgentError("SUBJECT_MISSING", 'There is no subject; give one: {"subject": "the sea"}.')
+            raise AgentError("SUBJECT_MISSING", 'The subject is no text; give one: {"subject": "the sea"}.')
         await context.thinking(f"I think of {subject}.")
         lines = [f"O {subject},", f"you are {subject},", f"and nothing else is {subject}."]
         for number, _ in enumerate(lines, 1):

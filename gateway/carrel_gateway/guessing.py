@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Network, ip_address
 
 from carrel_chassis.errors import CarrelError
 from carrel_gateway.admission import Limits, Rate, over_limit
@@ -23,11 +24,24 @@ class Guessing:
     @contextmanager
     def attempt(self, source: str) -> Iterator[None]:
         """The block finds out whether a credential is good; raises RESOURCE_EXHAUSTED (LIMIT_EXCEEDED) before it does."""
-        if wait := self._rate.wait(source, self._clock()):
+        origin = origin_of(source)
+        if wait := self._rate.wait(origin, self._clock()):
             raise over_limit(LIMIT, self._rate.per_second, wait)
         try:
             yield
         except CarrelError as error:
             if error.reason in _WRONG:
-                self._rate.take(source, self._clock())
+                self._rate.take(origin, self._clock())
             raise
+
+
+def origin_of(address: str) -> str:
+    """What one guesser is taken to have: an IPv4 address, or all of an IPv6 network of 64 bits, which is what one customer gets."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv4Address):
+        return address
+    # A server that listens on both kinds sees the older one within the newer.
+    return str(found.ipv4_mapped or IPv6Network((found.packed, 64), strict=False))

@@ -91,8 +91,10 @@ class Attempt:
         self._workshop = workshop
         self._credentials = Credentials(workshop.contexts, run, workshop.clock, credential)
         self._emitter = Emitter(self._send, self._on_send_failure)
-        if run.queued_event:
-            self._emitter.put(pb.Event.FromString(run.queued_event))
+        for event in run.unsent:
+            self._emitter.put(pb.Event.FromString(event))
+        self._left = len(run.unsent)
+        """How many of those, the first to be told, are not known to be in the log."""
         self._told = 0
         self._asking = Asking(lambda: self.stop(Stop.ASKING))
         self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
@@ -320,8 +322,10 @@ class Attempt:
             if error.reason == "STALE_ATTEMPT":
                 raise
             get_logger().error("events.refused", run_id=self.run_id, reason=error.reason, count=len(batch))
-        if batch[0].type == "run_queued":
-            self._workshop.outbox.sent(Sent(self.run.tenant_id, self.run.user_id, self.run_id, 0))
+        if self._left:
+            self._left = max(0, self._left - len(batch))
+            if not self._left:
+                self._forget(0, self.run.unsent_position)
 
     async def _append(self, batch: Sequence[pb.Event]) -> None:
         await self._credentials.call(lambda signed: self._workshop.log.append(signed, batch))
@@ -344,7 +348,7 @@ class Attempt:
             return domain.cancelled(parked.reason)
         if parked.parked in ("WAITING", "QUEUED"):
             self.user_waits = True  # a place is free
-            await self._tell([*await self._emitter.settle(_SETTLE_SECONDS), *told], parked.position)
+            await self._tell([*await self._emitter.settle(_SETTLE_SECONDS), *told], parked.position, len(rows))
         return None
 
     async def _begin_again(self, outcome: Outcome, policy: Retry) -> Outcome | None:
@@ -360,12 +364,12 @@ class Attempt:
             return domain.cancelled(retried.reason)
         if retried.ended == "RETRIED":
             self.user_waits = True
-            await self._tell([*await self._emitter.settle(_SETTLE_SECONDS), told], retried.position)
+            await self._tell([*await self._emitter.settle(_SETTLE_SECONDS), told], retried.position, len(rows))
         return None
 
     def unsent(self) -> list[pb.Event]:
-        """What the user has not been told yet, as far as is known. Its first event is in the outbox already."""
-        return [event for event in self._emitter.seal() if event.type != "run_queued"]
+        """What the user has not been told yet, as far as is known, but for what is in the outbox already."""
+        return self._emitter.seal()[self._left :]
 
     async def _finish(self, outcome: Outcome) -> str:
         """Ends the run in one commit together with what its user has not been told yet; then tells it."""
@@ -381,7 +385,10 @@ class Attempt:
             run = self.run
             self._workshop.statistics.ended(run.tenant_id, run.user_id, run.agent, outcome.state, ended.worked_seconds)
             last = events.final(self.run_id, self.run.agent, self.now(), outcome)
-            await self._tell([*late, last], ended.position)
+            if ended.overtakes:
+                self._workshop.outbox.kick()
+            else:
+                await self._tell([*late, last], ended.position, len(unsent) + 1)
         return ended.ended
 
     async def _commit(self, outcome: Outcome, unsent: Sequence[pb.Event]) -> Ended:
@@ -396,8 +403,8 @@ class Attempt:
 
         return await persist(finish, "finish", self.run_id)
 
-    async def _tell(self, last: Sequence[pb.Event], position: int) -> None:
-        """Sends the last events at once. If that fails, the relay sends them: they are in the outbox."""
+    async def _tell(self, last: Sequence[pb.Event], position: int, count: int) -> None:
+        """Sends the last events at once, of which so many are in the outbox up to the position. If that fails, the relay sends them."""
         run = self.run
         try:
             for batch in events.batches(last):
@@ -408,7 +415,12 @@ class Attempt:
             later = not isinstance(error, CarrelError) or passes(error)
             get_logger().warning("events.left_to_relay", run_id=run.run_id, error=str(error), later=later)
             return
-        self._workshop.outbox.sent(Sent(run.tenant_id, run.user_id, run.run_id, position))
+        if self._left:
+            self._forget(0, run.unsent_position)
+        self._forget(position - count + 1, position)
+
+    def _forget(self, first: int, last: int) -> None:
+        self._workshop.outbox.sent(Sent(self.run.tenant_id, self.run.user_id, self.run_id, last, first))
 
 
 def _cancelled(parts: Sequence[Part], agent: asyncio.Task[Outcome]) -> set[asyncio.Task[Any]]:

@@ -105,8 +105,10 @@ class ClaimedRun:
     epoch: int
     input_json: str
     grant: bytes
-    queued_event: bytes
-    """The `run_queued` event, when it is not in the user's log yet; empty otherwise."""
+    unsent: Sequence[bytes]
+    """What is not known to be in the user's log: the `run_queued` event, what the attempts before have left; it comes before all else."""
+    unsent_position: int
+    """The place of the last of them in the outbox."""
     elapsed_seconds: float
     """Of work: since the run's first start, without waiting for people and back-off."""
     more: bool

@@ -32,14 +32,13 @@ class Outbox:
         self._statistics = statistics
         self._contexts = contexts
         self._log = log
-        self._sent: dict[tuple[str, str, str], int] = {}
+        self._sent: list[Sent] = []
         self._kick = asyncio.Event()
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     def sent(self, sent: Sent) -> None:
-        """The outbox of a run is in its user's log up to a position; its rows can go."""
-        key = (sent.tenant_id, sent.user_id, sent.run_id)
-        self._sent[key] = max(sent.position, self._sent.get(key, 0))
+        """A part of the outbox of a run is in its user's log; its rows can go."""
+        self._sent.append(sent)
 
     def kick(self) -> None:
         """There is something to send now."""
@@ -62,14 +61,13 @@ class Outbox:
 
     async def delete_sent(self) -> None:
         """Deletes the rows of what was sent, in one statement."""
-        sent, self._sent = self._sent, {}
+        sent, self._sent = self._sent, []
         if not sent:
             return
         try:
-            await self._queue.delete_sent(Sent(*key, position) for key, position in sent.items())
+            await self._queue.delete_sent(sent)
         except Exception:
-            for key, position in sent.items():
-                self.sent(Sent(*key, position))
+            self._sent += sent
             raise
 
     async def _relay(self, due: Sequence[Unsent]) -> None:
@@ -78,7 +76,7 @@ class Outbox:
 
     async def _relay_run(self, rows: Sequence[Unsent]) -> None:
         last = rows[-1]
-        done = Sent(last.tenant_id, last.user_id, last.run_id, last.position)
+        done = Sent(last.tenant_id, last.user_id, last.run_id, last.position, rows[0].position)
         try:
             async with self._turns:
                 await self._append(rows)

@@ -26,9 +26,9 @@ RENEW = text("""
     RETURNING run.run_id, epoch, cancel_requested, cancel_reason
 """)
 FINISH = text("""
-    SELECT ended, reason, waiting, coalesce(position, 0), coalesce(worked_seconds, 0)
+    SELECT ended, reason, waiting, coalesce(position, 0), coalesce(worked_seconds, 0), overtakes
     FROM finish_run(:tenant_id, :user_id, :run_id, :epoch, :only_expired, :state,
-        :result_json, :error_reason, :error_message, :events, :thread_state, :cancel_report)
+        :result_json, :error_reason, :error_message, :events, :thread_state, :cancel_report, :unsent_position)
 """)
 RETRY = text("""
     SELECT ended, reason, coalesce(position, 0)
@@ -87,10 +87,11 @@ TAKE_DUE = text("""
 """)
 DELETE_SENT = text("""
     DELETE FROM outbox USING unnest(
-        CAST(:tenant_ids AS text[]), CAST(:user_ids AS text[]), CAST(:run_ids AS text[]), CAST(:positions AS bigint[])
-    ) AS sent (tenant_id, user_id, run_id, position)
+        CAST(:tenant_ids AS text[]), CAST(:user_ids AS text[]), CAST(:run_ids AS text[]),
+        CAST(:firsts AS bigint[]), CAST(:lasts AS bigint[])
+    ) AS sent (tenant_id, user_id, run_id, first, last)
     WHERE outbox.tenant_id = sent.tenant_id AND outbox.user_id = sent.user_id AND outbox.run_id = sent.run_id
-      AND outbox.position <= sent.position
+      AND outbox.position BETWEEN sent.first AND sent.last
 """)
 
 
@@ -118,6 +119,8 @@ class Ended:
     """The last event's, in the outbox."""
     worked_seconds: float
     """From the first start to the end, without waiting."""
+    overtakes: bool
+    """Others have put events into the outbox since the claim: the relay must send those first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +185,13 @@ class Unsent:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The outbox of this run is sent up to this position."""
+    """What is at these positions in the outbox of this run is in its user's log."""
 
     tenant_id: str
     user_id: str
     run_id: str
-    position: int
+    last: int
+    first: int = 0
 
 
 class Queue:
@@ -242,6 +246,7 @@ class Queue:
             "events": list(events),
             "thread_state": thread_state,
             "cancel_report": cancel_report,
+            "unsent_position": 0 if isinstance(run, Expired) else run.unsent_position,
         }
         [row] = await self._execute(FINISH, values)
         return Ended(*row)
@@ -291,7 +296,8 @@ class Queue:
             "tenant_ids": [row.tenant_id for row in rows],
             "user_ids": [row.user_id for row in rows],
             "run_ids": [row.run_id for row in rows],
-            "positions": [row.position for row in rows],
+            "firsts": [row.first for row in rows],
+            "lasts": [row.last for row in rows],
         }
         await self._execute(DELETE_SENT, values)
 

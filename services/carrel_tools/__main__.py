@@ -63,7 +63,7 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
         retention = LedgerRetention(keeper, settings.ledger_keep_days * 24 * 3600.0)
         stack.callback(asyncio.create_task(retention.keep_clean(settings.ledger_clean_seconds)).cancel)
         turns = Turns(settings.sql_processes, settings.user_sql_processes)
-        standing = await asyncio.to_thread(probe)
+        standing = await asyncio.to_thread(probe, Level(settings.sandbox_level))
         get_logger().info("sandbox.level", level=int(standing.level), missing=standing.missing)
         sandbox = Sandbox(turns, standing, settings.sql_memory_mb, sandboxed_modules(classes))
         stack.push_async_callback(sandbox.close)
@@ -95,7 +95,7 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
         server.register(add_ToolPolicyServiceServicer_to_server, policy_servicer)
         await server.start()
         for level in Level:  # "sandbox.2" is SERVING when the machine shuts in as far as that
-            await server.say_part(f"sandbox.{int(level)}", level <= standing.level)
+            await server.set_part_serving(f"sandbox.{int(level)}", level <= standing.level)
         stack.push_async_callback(server.stop)
         await stop.wait()
 

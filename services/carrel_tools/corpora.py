@@ -194,12 +194,13 @@ class CorpusOperations:
     async def _checked(self, user: UserContext, key: UserKey, received: Received, announced: Announced) -> Corpus:
         """Reads what has been stored, as a reader will; raises CORPUS_INVALID."""
         upload = received.upload
-        with corpus_store.memory_file() as descriptor:
-            pieces = self._store.read(key, upload.corpus_id, received.size_bytes)
-            sha256 = await corpus_store.fill(descriptor, pieces)
-            if announced.sha256 and announced.sha256.lower() != sha256:
-                raise invalid("sha256", f"What has come has the SHA-256 {sha256}; send it again.", "CORPUS_INVALID")
-            found = await self._check.check(user.owner, upload.media_type, descriptor)
+        async with self._check.turn(user.owner) as turn:
+            with corpus_store.memory_file() as descriptor:
+                pieces = self._store.read(key, upload.corpus_id, received.size_bytes)
+                sha256 = await corpus_store.fill(descriptor, pieces)
+                if announced.sha256 and announced.sha256.lower() != sha256:
+                    raise invalid("sha256", f"What has come has the SHA-256 {sha256}; send it again.", "CORPUS_INVALID")
+                found = await turn.check(upload.media_type, descriptor)
         now = datetime.now(UTC)  # a placeholder: the database says the time
         size = received.size_bytes
         return Corpus(upload.corpus_id, upload.name, upload.media_type, size, sha256, found.columns, found.types, now)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from carrel_chassis.errors import CarrelError, invalid
 from carrel_chassis.sandbox.bounds import Bounds
-from carrel_chassis.sandbox.pool import Usage
+from carrel_chassis.sandbox.pool import Pool, Usage
 from carrel_tools.sandbox.sandbox import Owner, Sandbox
 
 _SECONDS = 120.0
@@ -29,11 +31,24 @@ class CorpusCheck:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
 
-    async def check(self, owner: Owner, media_type: str, descriptor: int) -> Checked:
+    @asynccontextmanager
+    async def turn(self, owner: Owner) -> AsyncIterator[CheckTurn]:
+        """Waits for a turn of the sandbox. The file is opened within it, so that whoever waits holds no memory."""
+        async with self._sandbox.turn(owner) as pool:
+            yield CheckTurn(pool, self._sandbox.memory_mb)
+
+
+class CheckTurn:
+    """The right to check one file after the other."""
+
+    def __init__(self, pool: Pool, memory_mb: int) -> None:
+        self._pool = pool
+        self._memory_mb = memory_mb
+
+    async def check(self, media_type: str, descriptor: int) -> Checked:
         """What the file holds; raises CORPUS_INVALID, with the place where there is one."""
-        memory_mb = self._sandbox.memory_mb
-        request = {"media_type": media_type, "memory_mb": memory_mb}
-        outcome = await self._sandbox.run(owner, _CHECK, request, Bounds(_SECONDS, 3 * memory_mb), [descriptor])
+        request = {"media_type": media_type, "memory_mb": self._memory_mb}
+        outcome = await self._pool.run(_CHECK, request, Bounds(_SECONDS, 3 * self._memory_mb), [descriptor])
         if outcome.end == "time":
             raise corpus_invalid(f"The file could not be read within {_SECONDS:g} s; split it.")
         answer = outcome.answer or {"refused": ["memory", ""]}

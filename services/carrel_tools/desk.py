@@ -102,8 +102,11 @@ class UserDesk:
     async def check_corpus(self, name: str) -> dict[str, JSON]:
         corpus = self._corpus(name)
         with _as_failures(self):
-            async with self._desks.corpora.opened(self._user, self._call_id, [corpus]) as files:
-                found = await self._desks.check.check(self._user.owner, corpus.media_type, files[0])
+            async with (
+                self._desks.check.turn(self._user.owner) as turn,
+                self._desks.corpora.opened(self._user, self._call_id, [corpus]) as files,
+            ):
+                found = await turn.check(corpus.media_type, files[0])
         self._used(found.usage)
         return {"columns": [*found.columns], "types": [*found.types], "rows": found.rows, "sha256": corpus.sha256}
 
@@ -170,8 +173,11 @@ class UserDesk:
         own = [self._corpus(name) for name in corpora]
         bounds = Bounds(max(0.1, self.remaining_seconds()), memory_mb, disk_mb)
         with _as_failures(self):
-            async with self._desks.corpora.opened(self._user, self._call_id, own) as files:
-                outcome = await self._desks.sandbox.run(self._user.owner, call, request, bounds, files)
+            async with (
+                self._desks.sandbox.turn(self._user.owner) as pool,
+                self._desks.corpora.opened(self._user, self._call_id, own) as files,
+            ):
+                outcome = await pool.run(call, request, bounds, files)
         self._used(outcome.usage)
         return outcome
 

@@ -61,6 +61,8 @@ class ToolsSettings(DatabaseSettings):
     """The same for hosts that may lie at addresses which are not public: services of the operator's own network."""
     http_max_bytes: int = 4 * 1024 * 1024
     """The greatest page that is taken."""
+    sandbox_level: int = Field(default=3, ge=1, le=3)
+    """The greatest level of the sandbox that is used, where the machine has it: 1 rlimits, 2 Landlock and seccomp, 3 bubblewrap."""
     sql_memory_mb: int = 256
     """The memory of one query, in MiB; its process may map three times as much in all."""
     sql_processes: int = 4

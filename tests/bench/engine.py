@@ -180,7 +180,10 @@ async def measure() -> list[Figure]:
     figures = await _measure_services()
     own = await _transitions()
     conditions = f"{AT_ONCE} at once; accept, claim, three steps, end, each a commit; no service around it"
-    return [*figures, Figure("engine/rate of commits alone", own, "runs/s", conditions=conditions)]
+    theirs = figures[0].baseline
+    ratio = own / theirs if theirs else None
+    alone = Figure("engine/rate of commits alone", own, "runs/s", baseline=theirs, ratio=ratio, conditions=conditions)
+    return [*figures, alone]
 
 
 async def _measure_services() -> list[Figure]:

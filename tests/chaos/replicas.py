@@ -78,7 +78,7 @@ class Replicas:
         )
         child = self._children[name] = ChildProcess(command)
         await child.start()
-        await until_serving(listen, lambda: None)
+        await until_serving(listen, environment, lambda: None)
         key = read_key(data_dir / "keys" / "agent-execution.key")
         self.peers.append(Peer("event-stream", listen, ServiceSigner("agent-execution", key, time.time)))
 

@@ -77,7 +77,7 @@ async def run_stack(data_dir: Path, **environment: str) -> AsyncIterator[RunStac
         second = ChildProcess(_second_worker(engines, data_dir))
         await second.start()
         stack.push_async_callback(second.stop)
-        await until_serving(second.command.environment["CARREL_LISTEN"], lambda: None)
+        await until_serving(second.command.environment["CARREL_LISTEN"], second.command.environment, lambda: None)
         record = await recorded(System(engines), engines.admin_url_of("carrel"))
         running = RunStack(record, second)
         stack.push_async_callback(running.system.close)

@@ -20,7 +20,9 @@ from tests.support.system import ROOT, Person, System, test_settings
 EXAMPLES = ROOT / "examples"
 PATH = f"{os.environ['PATH']}:{ROOT / 'build' / 'bin'}"
 """With what `make bench-ghz` has installed."""
-RUN = {"python_client.py", "python_client_sync.py", "curl.sh", "ghz.sh", "my_agent.py", "my_tool.py", "README.md"}
+RUN = {
+    "answering_client.py", "python_client.py", "python_client_sync.py", "curl.sh", "ghz.sh", "my_agent.py", "my_tool.py", "README.md",
+}  # fmt: skip
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -44,7 +46,8 @@ async def reader(theirs: System) -> Person:
     return await theirs.person()
 
 
-async def output_of(system: System, person: Person, *command: str) -> str:
+async def output_of(system: System, person: Person, *command: str, said: str = "") -> str:
+    """What a command writes that is told something on its standard input."""
     environment = {
         **os.environ,
         "PATH": PATH,
@@ -53,9 +56,13 @@ async def output_of(system: System, person: Person, *command: str) -> str:
         "CARREL_HTTP": f"http://{system.addresses['gateway_http']}",
     }
     process = await asyncio.create_subprocess_exec(
-        *command, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command,
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    output, _ = await asyncio.wait_for(process.communicate(said.encode()), 60)
     assert process.returncode == 0, output.decode()
     return output.decode()
 
@@ -97,9 +104,15 @@ async def test_an_agent_and_a_tool_of_ones_own(theirs: System, reader: Person) -
         assert json.loads(done.result_json)["words"] == 13
         assert types.count("progress_update") == 3
         assert [call.tool async for call in client.list_tool_calls(run.run_id)] == ["count_words"]
-        failed = await client.start_run("poet", {})
+        failed = await client.start_run("poet", {"subject": 7})
         assert [event.type async for event in client.watch_run(failed.run_id)][-1] == "agent_failed"
         assert (await client.get_run(failed.run_id)).state == RunState.RUN_STATE_FAILED
+
+
+async def test_an_agent_that_asks_gets_its_answer(theirs: System, reader: Person) -> None:
+    command = (sys.executable, str(EXAMPLES / "answering_client.py"), "poet", "{}")
+    output = await output_of(theirs, reader, *command, said='"the sea"\n')
+    in_order(output, ["What shall it be about?", "RUN_STATE_SUCCEEDED", "O the sea,"])
 
 
 def test_no_example_is_left_out() -> None:

@@ -140,6 +140,12 @@ class Desk:
         async with self.runner.begin() as connection:
             return bool((await connection.execute(_RELEASE, values)).scalar_one())
 
+    async def put_event(self, run: Run, event: bytes) -> None:
+        """Puts an event of a run into the outbox, as an answer does."""
+        values = {"tenant_id": self.user.tenant_id, "user_id": self.user.user_id, "run_id": run.run_id, "event": event}
+        async with self.sessions.open(self.user, new_id("call")) as connection:
+            await connection.execute(_PUT_EVENT, values)
+
     async def go_on(self, run_id: str) -> bool:
         """Puts a waiting run of this user back into the queue, as an answer does."""
         values = {"tenant_id": self.user.tenant_id, "user_id": self.user.user_id, "run_id": run_id}
@@ -158,6 +164,7 @@ _COUNT = text(f"""
     FROM run WHERE {_OWNER}
 """)
 _RELEASE = text("SELECT release_run(:tenant_id, :user_id, :run_id, :epoch)")
+_PUT_EVENT = text("SELECT put_events(:tenant_id, :user_id, :run_id, ARRAY[CAST(:event AS bytea)], interval '1 h')")
 _GO_ON = text("SELECT requeue_waiting(:tenant_id, :user_id, :run_id)")
 _TENANT = text("""
     SELECT (SELECT queued FROM tenant_slot WHERE tenant_id = :tenant_id) AS counted,

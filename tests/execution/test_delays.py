@@ -11,7 +11,7 @@ from sqlalchemy import text
 from carrel_execution import domain
 from carrel_execution.domain import ClaimedRun, Run, State
 from carrel_execution.outbox import final_event
-from carrel_execution.queue import Overdue, Queue
+from carrel_execution.queue import Overdue, Queue, Sent
 from carrel_execution.start import Accepted, QueueLimits, Refusal
 from tests.execution.conftest import NOW, Desk
 from tests.support.expect import eventually
@@ -194,3 +194,30 @@ async def test_waiting_frees_the_place_counts_as_no_work_and_ends_where_it_began
     assert 0.0 <= again.elapsed_seconds < 60.0
     ended = await queue.finish(again, DONE, [b"final"])
     assert 0.0 <= ended.worked_seconds < 60.0
+
+
+async def test_what_an_attempt_could_not_tell_comes_before_what_the_next_tells(desk: Desk) -> None:
+    queue = desk.worker()
+    await desk.start()
+    [first] = await claim(queue)
+    assert (first.unsent, first.unsent_position) == ([b"queued"], 0)
+    await queue.retry(first, 0.0, [b"said", b"retried"])
+    [second] = await claim(queue)
+    assert (second.unsent, second.unsent_position) == ([b"queued", b"said", b"retried"], 2)
+    ended = await queue.finish(second, DONE, [b"final"])
+    assert (ended.position, ended.overtakes) == (3, False)
+    # That the end is told says nothing of what is before it.
+    await queue.delete_sent([Sent(second.tenant_id, second.user_id, second.run_id, first=3, last=3)])
+    assert await desk.outbox() == [(0, b"queued"), (1, b"said"), (2, b"retried")]
+
+
+async def test_an_end_is_not_told_before_what_others_have_put_into_the_outbox_meanwhile(desk: Desk) -> None:
+    queue = desk.worker()
+    run = await desk.start()
+    [held] = await claim(queue)
+    assert await desk.release(held) and await desk.go_on(run.run_id)
+    [held] = await claim(queue)
+    await desk.put_event(run, b"answered")
+    ended = await queue.finish(held, DONE, [b"final"])
+    assert (ended.ended, ended.position, ended.overtakes) == ("FINISHED", 2, True)
+    assert await desk.outbox() == [(0, b"queued"), (1, b"answered"), (2, b"final")]

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from carrel import Client
 from carrel.api.runs.v1 import run_pb2
 from carrel_chassis.ids import new_id
 from tests.execution.test_runs import FAILED, SUCCEEDED, Runs, types
@@ -157,6 +158,23 @@ async def test_a_run_that_fails_is_tried_again_and_does_only_what_had_failed(run
     assert (effects(system, f"{key}-good"), effects(system, f"{key}-bad")) == (1, 3)
     retried = [event.run_retried for event in events if event.type == "run_retried"]
     assert [(each.retry, each.reason) for each in retried] == [(1, "NOT_YET"), (2, "NOT_YET")]
+
+
+async def test_a_tool_that_has_failed_is_called_again_and_one_that_has_succeeded_is_not(
+    runs: Runs, system: System, ada: Person
+) -> None:
+    key = new_id("key")
+    run = await runs.start("insisting", {"key": key})
+    ended = await runs.until(run.run_id, FAILED)
+    assert (ended.retries, effects(system, key)) == (2, 1)
+    async with Client(system.addresses["gateway"], ada.token) as client:
+        calls = [call async for call in client.list_tool_calls(run.run_id)]
+    assert [(call.step_id, call.tool) for call in reversed(calls)] == [
+        ("1", "count"),
+        ("2", "crash"),
+        ("2~1", "crash"),
+        ("2~2", "crash"),
+    ]
 
 
 @pytest.mark.parametrize(("failures", "reason", "done"), [(3, "NOT_YET", 3), (1, "NEVER", 1)])

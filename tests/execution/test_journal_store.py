@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from sqlalchemy import text
 
+from carrel_chassis.ids import new_id
 from carrel_execution.domain import ClaimedRun, succeeded
-from carrel_execution.journal import Ask, StepKind, StepRecord, StepState, WaitKind
+from carrel_execution.journal import Ask, StepKind, StepRecord, StepState, WaitKind, WaitState
+from carrel_execution.journal_repository import Journals
 from carrel_execution.journal_store import JournalStore, Standing
 from tests.execution.conftest import Desk
 from tests.support.expect import eventually
@@ -114,3 +116,28 @@ async def test_a_run_that_its_user_has_cancelled_does_not_wait(desk: Desk) -> No
     parked = await store.park(run, [ask], [b"asked"])
     assert (parked.parked, parked.reason) == ("CANCELLING", "enough")
     assert b"asked" not in [event for _, event in await desk.outbox()]
+
+
+async def test_a_run_whose_answer_is_there_already_goes_on_at_once(desk: Desk) -> None:
+    store, run = JournalStore(desk.runner), await claimed(desk)
+    ask = Ask("wait-of-an-answer", "1", WaitKind.INPUT, "echo", "What?", "", time.time() + 60)
+    await store.park(run, [ask], [])
+    async with desk.sessions.open(desk.user, new_id("call")) as connection:
+        wait = await Journals(connection, desk.user).resolve_wait(ask.wait_id, WaitState.RESOLVED, "7", b"answered")
+    assert (wait.state, await desk.counters()) == (WaitState.RESOLVED, (0, 1))
+    [again] = await desk.worker().claim(1, lease_seconds=60, running_limit=9)
+    found = (await store.read(again)).wait("1", WaitKind.INPUT, "", "")
+    assert found is not None and found.answer_json == "7"
+    assert (await store.park(again, [ask], [])).parked == "QUEUED"
+    assert await desk.counters() == (0, 1)
+
+
+async def test_what_nobody_has_answered_in_time_ends_once_and_its_run_goes_on(desk: Desk, other: Desk) -> None:
+    store = JournalStore(desk.runner)
+    for each, seconds in ((desk, -1.0), (other, 60.0)):
+        ask = Ask(f"wait-of-{each.user.user_id}", "1", WaitKind.INPUT, "echo", "What?", "", time.time() + seconds)
+        await store.park(await claimed(each), [ask], [])
+    expired = await asyncio.gather(*(store.expire(time.time()) for _ in range(3)))
+    assert sum(expired) == 1 and await store.expire(time.time()) == 0
+    assert (await desk.counters(), await other.counters()) == ((0, 1), (0, 0))
+    assert len(await desk.outbox()) == 2  # the run was queued, the question has expired

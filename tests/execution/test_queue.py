@@ -31,7 +31,7 @@ async def test_a_run_is_accepted_with_its_grant_its_place_and_its_first_event(de
     assert await desk.counters() == (0, 1)
     assert await desk.outbox() == [(0, b"queued")]
     [claimed] = await claim(desk.worker())
-    assert (claimed.run_id, claimed.epoch, claimed.grant, claimed.queued_event) == (run.run_id, 1, b"grant", b"queued")
+    assert (claimed.run_id, claimed.epoch, claimed.grant, claimed.unsent) == (run.run_id, 1, b"grant", [b"queued"])
     assert await desk.counters() == (1, 0)
 
 

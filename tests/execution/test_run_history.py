@@ -108,7 +108,7 @@ def never_told(history: RunHistory) -> None:
     history.followed[ADA].pop()
 
 
-PLANTED: dict[str, tuple[Callable[[RunHistory], None], str]] = {
+PLANTED: dict[str, tuple[Callable[[RunHistory], object], str]] = {
     "an accepted run that no commit holds": (never_seen, "lost"),
     "an accepted run that never ends": (without(standing(2, "FAILED", 1)), "unended"),
     "a request that started two runs": (answered_with_another_run, "doubled"),

@@ -32,9 +32,12 @@ def journals(system: System, ada: Person) -> Journals:
     return Journals(system, ada)
 
 
-async def test_a_run_asks_lets_go_and_goes_on_with_the_answer(system: System, runs: Runs, journals: Journals) -> None:
+@pytest.mark.parametrize("agent", ["asking", "asking_apart"])
+async def test_a_run_asks_lets_go_and_goes_on_with_the_answer(
+    system: System, runs: Runs, journals: Journals, agent: str
+) -> None:
     key = new_id("key")
-    run = await runs.start("asking", {"key": key})
+    run = await runs.start(agent, {"key": key})
     [wait] = await journals.asked(run.run_id)
     assert (wait.run_id, wait.kind, wait.prompt) == (run.run_id, run_pb2.WAIT_KIND_INPUT, "Which number?")
     asleep = await runs.get(run.run_id)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import subprocess
 import sys
 
 import grpc
 import pytest
+from google.protobuf.descriptor import ServiceDescriptor
 
 from carrel import CarrelClientError, Client
+from carrel.client import Admin
 from carrel.errors import Unavailable
 from carrel_chassis.stack.ports import free_ports
+from carrel_gateway.methods import SERVICES
 from tests.gateway.edge import replica
 from tests.support.system import Person, System
 
@@ -62,3 +66,19 @@ def test_the_package_loads_no_grpc_until_a_client_is_wanted() -> None:
     subprocess.run([sys.executable, "-c", check], check=True)
     chassis = "import sys, carrel.client; assert not [m for m in sys.modules if m.startswith('carrel_chassis')]"
     subprocess.run([sys.executable, "-c", chassis], check=True)
+
+
+OTHER_NAMES = {
+    "ResolveWait": "answer_wait",
+    "ListTenantToolDecisions": "list_tool_decisions",
+    "GetUpload": "upload_corpus",
+}
+"""What the client calls a method where it says more than the method's name."""
+
+
+@pytest.mark.parametrize(("service", "calls"), list(zip(SERVICES, (Client, Admin), strict=True)), ids=["user", "admin"])
+def test_every_method_of_the_gateway_has_a_call(service: ServiceDescriptor, calls: type) -> None:
+    for method in service.methods:
+        name = OTHER_NAMES.get(method.name) or re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+        assert callable(getattr(calls, name, None)), f"{calls.__name__} has no {name}"
+        assert getattr(calls, name).__doc__, name

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from carrel import Client, SyncClient
+from carrel.client import Admin
 from carrel.errors import NotFound, Unavailable
+from carrel.sync import SyncAdmin
 from carrel_chassis.stack.ports import free_ports
 from tests.support.system import Person, System
 
@@ -26,6 +28,7 @@ def test_it_has_every_method_of_the_client() -> None:
         return {name for name, member in inspect.getmembers(kind, callable) if not name.startswith("_")}
 
     assert public(SyncClient) == public(Client)
+    assert public(SyncAdmin) == public(Admin)
     assert SyncClient.start_run.__doc__ == Client.start_run.__doc__
 
 

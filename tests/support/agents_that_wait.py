@@ -145,11 +145,18 @@ class Asking(Agent):
         return {"before": before, "answer": answer["number"]}
 
 
+class AskingApart(Asking):
+    """The same from a process of its own."""
+
+    name = "asking_apart"
+    isolation = "process"
+
+
 class Trying(Agent):
-    """Input {"key", "failures"}: fails so often after a step that succeeds, each time with a tool that fails in its first call."""
+    """Input {"key", "failures", "reason"?}: fails so often after a step that succeeds, then succeeds."""
 
     name = "trying"
-    retry = Retry(attempts=3, first_seconds=0.05, reasons=frozenset({"NOT_YET", "TOOL_FAILED"}))
+    retry = Retry(attempts=3, first_seconds=0.05, reasons=frozenset({"NOT_YET"}))
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         async def work() -> JSON:
@@ -164,6 +171,17 @@ class Trying(Agent):
             return done
 
         return {"good": await context.step("good", work), "bad": await context.step("unsure", unsure)}
+
+
+class Insisting(Agent):
+    """Input {"key"}: calls a tool that has an effect, then one that breaks, as often as it is let."""
+
+    name = "insisting"
+    retry = Retry(attempts=3, first_seconds=0.05)
+
+    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        await context.call_tool("count", key=input["key"])
+        return await context.call_tool("crash")
 
 
 class Remembering(Agent):
@@ -266,7 +284,9 @@ AGENTS = (
     OnceOnly,
     Fickle,
     Asking,
+    AskingApart,
     Trying,
+    Insisting,
     Remembering,
     Consenting,
     Busy,

@@ -104,7 +104,7 @@ async def test_a_broken_upload_goes_on_where_it_was(desk: Desk):
     assert await desk.names() == []
     kept = await received(desk, "upload-a")
     with refused(Code.INVALID_ARGUMENT, "INVALID_ARGUMENT") as refusal:
-        await send(desk, LONG, upload_id="upload-a", offset=0)
+        await send(desk, CSV, upload_id="upload-a", offset=0)
     assert str(kept) in refusal.error.message
     corpus = await send(desk, LONG[kept:], upload_id="upload-a", offset=kept)
     assert (corpus.size_bytes, corpus.sha256) == (len(LONG), hashlib.sha256(LONG).hexdigest())
@@ -118,7 +118,7 @@ async def test_an_upload_is_its_users_own(desk: Desk, other: Desk):
     with refused(Code.NOT_FOUND, "CORPUS_NOT_FOUND"):
         await received(other, "upload-a")
     with refused(Code.INVALID_ARGUMENT, "INVALID_ARGUMENT"):
-        await send(other, LONG, upload_id="upload-a", offset=2 * PART_BYTES)
+        await send(other, CSV, upload_id="upload-a", offset=2 * PART_BYTES)
     await send(other, CSV, upload_id="upload-a")
     assert (await download(other, name="sales"))[1] == CSV
     assert await received(desk, "upload-a") == 2 * PART_BYTES

@@ -6,7 +6,6 @@ All tools that are loaded are walked: one that takes the name of something and i
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -49,7 +48,8 @@ BY_NAME: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     "python": [
         lambda name: {"code": "1", "corpora": [name]},
         lambda name: {"code": f"import os; os.path.exists({name!r})"},
-        lambda name: {"code": f"import os; sorted(os.listdir({os.path.dirname(name)!r} or '.'))"},
+        lambda name: {"code": f"import os; os.listdir({name!r})"},
+        lambda name: {"code": f"open({name!r}, 'rb').read()"},
     ],
     "http_fetch": [lambda name: {"url": f"file://{name}"}, lambda name: {"url": f"http://{name}/"}],
 }
@@ -158,9 +158,9 @@ async def test_the_run_and_step_of_somebody_else_are_a_step_of_ones_own(desk: De
 
 async def test_a_user_of_the_same_tenant_is_another_user(desk: Desk):
     """All of the above again where only the user differs: the tenant is no fence there."""
-    colleague = Desk(desk.system, await desk.system.person(desk.person.tenant_id), desk.peer)
     [name, corpus_id, path] = await names_of(desk)
     for tool, asks in BY_NAME.items():
+        colleague = Desk(desk.system, await desk.system.person(desk.person.tenant_id), desk.peer)
         for ask in asks:
             for each in (name, corpus_id, path):
                 absent = never(each)

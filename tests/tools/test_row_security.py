@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import asyncpg
 import pytest
 from sqlalchemy import TextClause, text
 
 from carrel_chassis.db.engine import MissingUserContext, user_engine
 from carrel_chassis.db.sessions import UserSessions
-from carrel_tools import repository
+from carrel_tools import audit, corpus_repository, repository
 from carrel_tools.domain import Ending, Outcome, Repeat, Step
 from tests.tools.conftest import CSV, Desk
 
-STATEMENTS = {name: value for name, value in vars(repository).items() if isinstance(value, TextClause)}
-WITHOUT_FILTER = {"RECORD_DECISION", "STORE_CORPUS", "LOCK_CORPORA"}
+MODULES = (repository, corpus_repository, audit)
+STATEMENTS = {
+    (module, name): value for module in MODULES for name, value in vars(module).items() if isinstance(value, TextClause)
+}
+WITHOUT_FILTER = {"RECORD_DECISION", "STORE_CORPUS", "LOCK_CORPORA", "ADD_KEY", "ADD_UPLOAD"}
 """These only insert, or read no row."""
+OF_A_TENANT = {"LIST_TENANT_DECISIONS"}
+"""These are asked by another role, of a tenant's administration."""
 
 
 def test_every_statement_that_reads_changes_or_deletes_rows_names_the_owner():
-    assert {name for name, each in STATEMENTS.items() if repository.OWN not in each.text} == WITHOUT_FILTER
+    bare = {name for (_, name), each in STATEMENTS.items() if repository.OWN not in each.text}
+    assert bare == WITHOUT_FILTER | OF_A_TENANT
 
 
 async def test_statements_without_their_filter_touch_own_rows_only(desk: Desk, other: Desk, monkeypatch):
@@ -26,8 +34,8 @@ async def test_statements_without_their_filter_touch_own_rows_only(desk: Desk, o
         await each.upload("sales", CSV)
         each.run_id = "run-of-the-same-name"
         await each.execute("echo", text=each.person.user_id)
-    for name in STATEMENTS.keys() - WITHOUT_FILTER:
-        monkeypatch.setattr(repository, name, text(STATEMENTS[name].text.replace(repository.OWN, "true")))
+    for (module, name), statement in STATEMENTS.items():
+        monkeypatch.setattr(module, name, text(statement.text.replace(repository.OWN, "true")))
     engine = user_engine(desk.system.database_url("carrel_tools"), 1)
     ada = desk.person.context
     try:
@@ -35,15 +43,16 @@ async def test_statements_without_their_filter_touch_own_rows_only(desk: Desk, o
             calls = await repository.list_calls(session, ada, "", ("infinity", ""), 10)
             assert len(calls) == 1
             assert len(await repository.list_calls(session, ada, calls[0].run_id, ("infinity", ""), 10)) == 1
-            assert len(await repository.list_corpora(session, ada, "", 10)) == 1
-            assert await repository.get_corpus(session, ada, "sales") == await repository.find_corpus(
-                session, ada, "SALES"
-            )
-            assert await repository.other_corpora(session, ada, "x") == (1, len(CSV))
+            corpora = await corpus_repository.list_corpora(session, ada, "", 10)
+            assert [corpus.name for corpus in corpora] == ["sales"]
+            assert await corpus_repository.get_corpus(session, ada, "sales") == corpora[0]
+            assert await corpus_repository.find_corpus(session, ada, "SALES") == corpora[0]
+            assert await corpus_repository.other_corpora(session, ada, "x", "") == (1, len(CSV))
             step = Step("run-of-the-same-name", "1", 1, "echo", "", Repeat.IDEMPOTENT, "rule", "0")
             assert (await repository.begin_call(session, ada, step, "h")).tool_call_id == calls[0].tool_call_id
             assert not await repository.finish_call(session, ada, step, "h", Ending(Outcome.FAILED))
-            assert await repository.delete_corpus(session, ada, "sales") is not None
+            assert not await repository.approval_used_elsewhere(session, ada, replace(step, approval_id="of-nobody"))
+            assert await corpus_repository.delete_corpus(session, ada, "sales") == corpora[0]
         with pytest.raises(MissingUserContext):
             async with engine.begin():
                 pass

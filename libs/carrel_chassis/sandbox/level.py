@@ -33,8 +33,15 @@ class Standing:
         return f"level {self.level} ({self.level.name})" + (f"; {self.missing}" if self.missing else "")
 
 
-def probe() -> Standing:
-    """Tries what there is, in processes of its own where a trial would bind this one. Blocks for up to a few 100 ms."""
+def probe(most: Level = Level.NAMESPACES) -> Standing:
+    """Tries what there is up to `most`, in a process of its own where a trial would bind this one. Blocks for up to a few 100 ms."""
+    standing = _greatest()
+    if most < standing.level:
+        return Standing(most, f"the operator has set level {int(most)} as the greatest")
+    return standing
+
+
+def _greatest() -> Standing:
     if landlock.abi() < 1:
         return Standing(Level.PROCESS, "this kernel has no Landlock (Linux 5.13 or later, enabled at boot)")
     if not seccomp.supported():

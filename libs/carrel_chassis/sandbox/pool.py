@@ -24,6 +24,9 @@ from carrel_chassis.sandbox.zygote import LENGTH, MAX_FILES
 
 _PROGRAM = "import sys; sys.path[:0] = {path!r}; from carrel_chassis.sandbox.zygote import main; main()"
 _START_SECONDS = 30.0
+# What may be read at every level: the standard library, what is installed, and the libraries that these load.
+_CODE = ("stdlib", "platstdlib", "purelib", "platlib")
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 
 End = Literal["answered", "time", "memory", "disk", "flood", "crashed"]
 
@@ -135,7 +138,7 @@ class Pool:
 
     def _command(self, descriptor: int) -> list[str]:
         path = [str(root) for root in (_ROOT, *self._source_roots)]
-        readable = list(dict.fromkeys([*sysconfig.get_paths().values(), sys.base_prefix + "/lib"]))
+        readable = list(dict.fromkeys([*map(sysconfig.get_path, _CODE), *_LIBRARIES]))
         program = [sys.executable, "-I", "-c", _PROGRAM.format(path=path), str(descriptor)]
         program += [":".join(self._modules), ":".join(readable)]
         if self._level < Level.NAMESPACES:

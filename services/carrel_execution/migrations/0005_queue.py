@@ -370,7 +370,8 @@ END $$;
 
 _HELD = """
 -- Ends a run, for the attempt that holds it and for no other. `ended` is
---   FINISHED    done; the events are in the outbox, the last of them at `position`
+--   FINISHED    done; the events are in the outbox, the last of them at `position`. `overtakes`: others that were put there after the
+--               claim are before them, so that telling these at once would be too early
 --   CANCELLING  its user has asked it to stop for `reason`: only CANCELLED may end it
 --   STALE       the attempt no longer holds the run; nothing was changed
 -- `waiting` says whether the user has runs that could be claimed now; `worked_seconds` how long the run was at work.
@@ -378,7 +379,8 @@ _HELD = """
 CREATE FUNCTION finish_run(
     p_tenant_id text, p_user_id text, p_run_id text, p_epoch integer, p_only_expired boolean, p_state text,
     p_result_json text, p_error_reason text, p_error_message text, p_events bytea[], p_thread_state text, p_cancel_report text,
-    OUT ended text, OUT reason text, OUT waiting boolean, OUT "position" bigint, OUT worked_seconds float8
+    p_unsent_position bigint,
+    OUT ended text, OUT reason text, OUT waiting boolean, OUT "position" bigint, OUT worked_seconds float8, OUT overtakes boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
     done run;
@@ -386,6 +388,7 @@ DECLARE
 BEGIN
     SELECT ready INTO line FROM user_slot WHERE tenant_id = p_tenant_id AND user_id = p_user_id FOR UPDATE;
     waiting := coalesce(line > 0, false);
+    overtakes := false;
     UPDATE run SET state = p_state, result_json = p_result_json, error_reason = p_error_reason, error_message = p_error_message,
             cancel_report = p_cancel_report, worker = NULL, lease_until = NULL, finish_time = clock_timestamp(),
             outbox_position = outbox_position + cardinality(p_events)
@@ -420,6 +423,9 @@ BEGIN
     PERFORM note_ending(p_tenant_id, p_user_id, done.agent, p_state, p_error_reason);
     IF done.waited_seconds > 0 THEN
         PERFORM close_waits(p_tenant_id, p_user_id, p_run_id);
+        overtakes := EXISTS (SELECT FROM outbox
+            WHERE outbox.tenant_id = p_tenant_id AND outbox.user_id = p_user_id AND outbox.run_id = p_run_id
+                AND outbox.position > p_unsent_position AND outbox.position <= done.outbox_position - cardinality(p_events));
     END IF;
     IF NOT done.own_thread THEN
         PERFORM advance_thread(p_tenant_id, p_user_id, done.thread_id);
@@ -578,7 +584,7 @@ _CLAIM = """
 CREATE FUNCTION claim_runs(p_worker text, p_count integer, p_lease_seconds float8, p_running_limit integer, p_versions jsonb)
 RETURNS TABLE (
     tenant_id text, user_id text, run_id text, thread_id text, agent text, epoch integer, input_json text, grant_bytes bytea,
-    queued_event bytea, elapsed_seconds float8, more boolean, shares_places boolean,
+    unsent bytea[], unsent_position bigint, elapsed_seconds float8, more boolean, shares_places boolean,
     timeout_seconds float8, deadline timestamptz, retries integer, agent_version text
 ) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 #variable_conflict use_column
@@ -645,11 +651,13 @@ BEGIN
         WHERE tenant_slot.tenant_id = taken.tenant_id AND weight > 0
     )
     SELECT c.tenant_id, c.user_id, c.run_id, c.thread_id, c.agent, c.epoch, c.input_json, c.grant_bytes,
-           coalesce(outbox.event, '') AS queued_event,
+           coalesce(told.events, '{}') AS unsent, coalesce(told.last, 0) AS unsent_position,
            CAST(extract(epoch FROM now() - c.start_time) AS float8) - c.waited_seconds AS elapsed_seconds, c.more, c.shares_places,
            c.timeout_seconds, c.deadline, c.retries, c.agent_version
-    FROM claimed AS c LEFT JOIN outbox ON outbox.tenant_id = c.tenant_id AND outbox.user_id = c.user_id
-        AND outbox.run_id = c.run_id AND outbox.position = 0;
+    FROM claimed AS c LEFT JOIN LATERAL (  -- what attempts before have left in the outbox: it comes before all that this one tells
+        SELECT array_agg(event ORDER BY position) AS events, max(position) AS last FROM outbox
+        WHERE outbox.tenant_id = c.tenant_id AND outbox.user_id = c.user_id AND outbox.run_id = c.run_id
+    ) AS told ON true;
 END $$;
 """
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from carrel_chassis.sandbox.bounds import Bounds
 from carrel_chassis.sandbox.level import Standing
-from carrel_chassis.sandbox.pool import Outcome, Pool
+from carrel_chassis.sandbox.pool import Pool
 from carrel_tools.limits import Turns
 from carrel_tools.tool_sources import source_roots
 
@@ -33,12 +32,11 @@ class Sandbox:
         """What a query may use."""
         self._pool = Pool([*MODULES, *tool_modules], standing.level, [_ROOT, *source_roots(tool_modules)])
 
-    async def run(
-        self, owner: Owner, call: str, request: Mapping[str, Any], bounds: Bounds, files: Sequence[int] = ()
-    ) -> Outcome:
-        """Waits for a turn and answers the call; ended at once when this is cancelled."""
+    @asynccontextmanager
+    async def turn(self, owner: Owner) -> AsyncIterator[Pool]:
+        """Waits for a turn. What a call reads is opened within it, so that whoever waits holds no memory."""
         async with self._turns.turn(owner):
-            return await self._pool.run(call, request, bounds, files)
+            yield self._pool
 
     async def start(self) -> None:
         """Starts the process that the others are forked from; without this the first call does."""

@@ -561,9 +561,9 @@ class CancelledPart(_message.Message):
     STEP_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"agent", "tool", "process" or "run" (that was still waiting)."""
+    """"agent", "tool", "step" (work of the agent's own), "process" or "run" (that nobody worked on)."""
     name: _builtins.str
-    """The name of the agent or the tool."""
+    """The name of the agent, the tool or the step."""
     step_id: _builtins.str
     """Its place in the run; empty for the agent of the run."""
     message: _builtins.str
