@@ -1,4 +1,4 @@
-"""The named assumptions of the agents that are not prices: what counts as a short request."""
+"""The named assumptions of the agents that are not prices: what counts as short, as a repetition, as one batch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Mapping
 
 from carrel.agent import JSON, AgentError
 
-DEFAULTS: dict[str, int] = {"short_input_tokens": 512, "short_output_tokens": 128}
-"""A request is short when it has at most so many tokens of each kind; setting "assumptions" of the agents."""
+DEFAULTS: dict[str, int] = {
+    "short_input_tokens": 512,
+    "short_output_tokens": 128,
+    "repeat_seconds": 300,
+    "batch_seconds": 1,
+}
+"""A request is short when it has at most so many tokens of each kind, and a repetition when one like it came at most so many seconds
+before; requests that begin within so many seconds make one batch. Setting "assumptions" of the agents."""
 
 
 def read_assumptions(settings: Mapping[str, JSON]) -> dict[str, int]:
@@ -19,5 +25,5 @@ def read_assumptions(settings: Mapping[str, JSON]) -> dict[str, int]:
         )
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 10**12:
-            raise AgentError("ASSUMPTIONS_INVALID", f'Set "assumptions.{name}" to a whole number of tokens, 1 or more.')
+            raise AgentError("ASSUMPTIONS_INVALID", f'Set "assumptions.{name}" to a whole number, 1 or more.')
     return {**DEFAULTS, **given}

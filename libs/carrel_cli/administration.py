@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carrel_cli.command import Local
-
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -94,6 +92,3 @@ def as_document(message: Message) -> dict[str, Any]:
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return found
-
-
-__all__ = ["Local", "Tenant", "User", "administrator", "as_document", "operating"]

@@ -74,7 +74,7 @@ class InstanceFactory:
 
     def is_isolated(self, name: str) -> bool:
         """Whether this agent runs in a process of its own."""
-        if self._processes is None:
+        if self._processes is None or name not in self.registry.classes:
             return False
         return bool(self._isolated & {name, "*"}) or self.registry.isolation(name) == "process"
 

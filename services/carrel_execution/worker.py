@@ -22,7 +22,7 @@ class Place:
 
     def __init__(self, worker: Worker, run_id: str) -> None:
         self._worker = worker
-        self._run_id = run_id
+        self.run_id = run_id
         self.begun = False
 
     def begin(self, run: ClaimedRun, credential: asyncio.Future[Credential] | None = None) -> None:
@@ -34,7 +34,7 @@ class Place:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._worker.leave(None if self.begun or error is None else self._run_id)
+        self._worker.leave(None if self.begun or error is None else self.run_id)
 
 
 class Worker:

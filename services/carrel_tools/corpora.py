@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -197,7 +198,9 @@ class CorpusOperations:
         async with self._check.turn(user.owner) as turn:
             with corpus_store.memory_file() as descriptor:
                 pieces = self._store.read(key, upload.corpus_id, received.size_bytes)
-                sha256 = await corpus_store.fill(descriptor, pieces)
+                digest = hashlib.sha256()
+                await corpus_store.fill(descriptor, corpus_store.digested(pieces, digest))
+                sha256 = digest.hexdigest()
                 if announced.sha256 and announced.sha256.lower() != sha256:
                     raise invalid("sha256", f"What has come has the SHA-256 {sha256}; send it again.", "CORPUS_INVALID")
                 found = await turn.check(upload.media_type, descriptor)

@@ -85,18 +85,24 @@ def memory_file() -> Iterator[int]:
         os.close(descriptor)
 
 
-async def fill(descriptor: int, pieces: AsyncIterator[bytes]) -> str:
-    """Writes the pieces into a file in memory and seals it: nobody changes it any more, whoever holds it. Returns their SHA-256."""
-    digest = hashlib.sha256()
-
-    def take(piece: bytes) -> None:
-        digest.update(piece)
-        os.write(descriptor, piece)
-
+async def fill(descriptor: int, pieces: AsyncIterator[bytes]) -> None:
+    """Writes the pieces into a file in memory and seals it: nobody changes it any more, whoever holds it."""
     async for piece in pieces:
-        await asyncio.to_thread(take, piece)
+        await asyncio.to_thread(_write_all, descriptor, piece)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-    return digest.hexdigest()
+
+
+async def digested(pieces: AsyncIterator[bytes], digest: hashlib._Hash) -> AsyncIterator[bytes]:
+    """The pieces as they are, each of which is taken into the digest as it passes."""
+    async for piece in pieces:
+        await asyncio.to_thread(digest.update, piece)
+        yield piece
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def parts_of(size_bytes: int) -> int:

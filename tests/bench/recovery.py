@@ -10,8 +10,10 @@ from contextlib import aclosing
 from pathlib import Path
 
 from carrel import Client
+from carrel_chassis.ids import new_id
 from carrel_execution.settings import ExecutionSettings
 from tests.bench.report import Figure, percentile
+from tests.chaos.run_record import answered
 from tests.chaos.run_stack import WORKERS, RunStack, run_stack
 from tests.support.expect import eventually
 
@@ -36,7 +38,8 @@ def _tells_of_start(log: Path, run_id: str) -> bool:
 
 async def _recovered(running: RunStack, client: Client) -> float:
     """Seconds from the kill of a run's worker to the first event of its second attempt."""
-    run = await client.start_run("chaos_lasting", {"seconds": 60.0})
+    request_id = new_id("request")
+    run = await answered(lambda: client.start_run("chaos_lasting", {"seconds": 60.0}, request_id=request_id))
     killed = 0.0
     async with asyncio.timeout(90), aclosing(client.watch_run(run.run_id)) as events:
         async for event in events:
@@ -47,7 +50,7 @@ async def _recovered(running: RunStack, client: Client) -> float:
             elif event.attempt > 1 and event.type == "progress_update":
                 break
     taken = time.perf_counter() - killed
-    await client.cancel_run(run.run_id)
+    await answered(lambda: client.cancel_run(run.run_id))
     return taken
 
 

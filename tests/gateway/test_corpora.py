@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from carrel import Client
 from carrel.errors import CarrelClientError, InvalidArgument, NotFound
-from tests.gateway.edge import http_client
+from carrel_chassis.stack.ports import free_ports
+from tests.gateway.edge import http_client, replica
 from tests.support.expect import eventually
 from tests.support.system import Person, System
 
@@ -121,23 +124,47 @@ async def test_an_upload_that_broke_off_goes_on_where_it_was(system: System, ada
     digest, most = hashlib.sha256(content).hexdigest(), len(content) - 70_000
     async with http_client(system, ada.token) as http:
 
-        async def broken() -> AsyncIterator[bytes]:
-            yield content[:most]
-            raise ConnectionError("the line breaks here")
-
-        with pytest.raises(ConnectionError):
-            await http.put("/v1/corpora/towns", params={"upload_id": "upload-1"}, content=broken(), headers=TYPE)
-
         async def kept() -> int:
             answer = await http.get("/v1/uploads/upload-1")
             return int(answer.json()["received_bytes"]) if answer.status_code == 200 else 0
 
-        received = await eventually(kept)
-        assert 0 < received <= most
-        asked = {"upload_id": "upload-1", "offset": received, "sha256": digest}
+        async def broken() -> AsyncIterator[bytes]:
+            yield content[:most]
+            await eventually(kept)  # what is still on its way when a line breaks is lost
+            raise ConnectionError("the line breaks here")
 
-        async def stored() -> bool:  # until the service has seen that the line before is gone
-            answer = await http.put("/v1/corpora/towns", params=asked, content=content[received:], headers=TYPE)
+        with pytest.raises(ConnectionError):
+            await http.put("/v1/corpora/towns", params={"upload_id": "upload-1"}, content=broken(), headers=TYPE)
+        received = await kept()
+        assert 0 < received <= most
+
+        async def stored() -> bool:  # once the service has seen that the line before is gone
+            offset = await kept()
+            asked = {"upload_id": "upload-1", "offset": offset, "sha256": digest}
+            answer = await http.put("/v1/corpora/towns", params=asked, content=content[offset:], headers=TYPE)
             return answer.status_code == 200 and answer.json()["sha256"] == digest
 
         await eventually(stored)
+
+
+async def test_the_client_goes_on_with_an_upload_when_its_gateway_goes_away(system: System, ada: Person) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    content = b"number,text\n" + b"".join(b"%d,%s\n" % (number, b"x" * 100) for number in range(250_000))
+    database = await asyncpg.connect(system.database_url("postgres", driver="postgresql"))
+    try:
+
+        async def some_is_kept() -> int | None:
+            query = "SELECT max(received_bytes) FROM tools.corpus_upload WHERE user_id = $1"
+            kept: int | None = await database.fetchval(query, ada.user_id)
+            return kept
+
+        async with Client(address, ada.token) as client:
+            async with replica(system, address, drain_seconds=0.01):
+                uploading = asyncio.create_task(client.upload_corpus("large", content))
+                await eventually(some_is_kept)
+            assert not uploading.done()
+            async with replica(system, address):
+                stored = await uploading
+        assert (stored.size_bytes, stored.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    finally:
+        await database.close()

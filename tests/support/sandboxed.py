@@ -7,6 +7,7 @@ import encodings.idna  # noqa: F401
 import os
 import socket  # noqa: F401
 import subprocess  # noqa: F401
+import threading  # noqa: F401
 import time
 from typing import Any
 

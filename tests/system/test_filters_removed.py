@@ -128,6 +128,20 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     run, call, key, thread = (things[kind] for kind in ("run", "call", "key", "thread"))
     schedule, wait = things["schedule"], things["wait"]
     read = {"after": 0, "count": 100, "max_bytes": 1 << 20, "run_id": "", "thread_id": "", "types": []}
+    begin = {
+        name: call[name]
+        for name in (
+            "run_id",
+            "step_id",
+            "attempt",
+            "holder",
+            "agent",
+            "tool",
+            "arguments_sha256",
+            "rule",
+            "policy_version",
+        )
+    } | {"tool_call_id": new_id("call"), "approval_id": ""}
     step = {"run_id": call["run_id"], "step_id": call["step_id"], "attempt": call["attempt"], "holder": call["holder"]}
     return {
         "GET_USER": {"session_id": "", "run_id": ""},
@@ -171,10 +185,9 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         | {"next_time": FAR, "check_time": FAR, "last_run_id": None, "last_error": "x"},
         "FOLLOW": {"run_id": run["run_id"], "seconds": 10.0},
         "STATISTICS_OF_USER": {"day": dt.date(2020, 1, 1)},
-        "BEGIN_CALL": step
-        | {"agent": call["agent"], "tool": call["tool"], "tool_call_id": new_id("call"), "idempotent": True}
-        | {"may_take_over": True, "rule": "r", "policy_version": "0", "approval_id": ""}
-        | {"arguments_sha256": call["arguments_sha256"]},
+        "BEGIN_CALL": begin | {"idempotent": True, "may_take_over": True},
+        "RECORD_CALL": begin
+        | {"outcome": "FAILED", "result_json": None, "error_reason": "X", "error_message": "x", "seconds": 1.0},
         "FINISH_CALL": step | {"outcome": "FAILED", "result_json": None, "error_reason": "X", "error_message": "x"},
         "FIND_CALL": {"run_id": call["run_id"], "step_id": call["step_id"]},
         "USED_APPROVAL": {"run_id": call["run_id"], "step_id": "another", "approval_id": call["approval_id"]},
@@ -257,7 +270,11 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         adas["schedule"]["schedule_id"],
         adas["wait"]["wait_id"],
     ]
-    if name not in {"ACCEPT", "BEGIN_CALL"}:  # these two create what is not there, under the id that they are given
+    if name not in {
+        "ACCEPT",
+        "BEGIN_CALL",
+        "RECORD_CALL",
+    }:  # these create what is not there, under the id that they are given
         foreign.append(adas["run"]["run_id"])
     for row in as_eve:
         for value in row:

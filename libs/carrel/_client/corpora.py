@@ -7,6 +7,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from itertools import islice
 from pathlib import Path
 
 import grpc
@@ -42,18 +43,17 @@ class CorpusCalls(Calls):
         """
         upload_id = f"upload-{uuid.uuid4()}"
         kind = media_type or ("text/csv" if isinstance(source, bytes) else media_type_of(Path(source)))
-        waits = delays()
-        for attempts_left in range(_ATTEMPTS, 0, -1):
-            offset = 0 if attempts_left == _ATTEMPTS else await self._received(upload_id)
-            header = pb.UploadHeader(name=name, media_type=kind, upload_id=upload_id, offset=offset)
+        header = pb.UploadHeader(name=name, media_type=kind, upload_id=upload_id)
+        for wait in islice(delays(), _ATTEMPTS - 1):
             try:
                 return await self._upload(header, source)
             except (Unavailable, Conflict) as error:
                 # Conflict for the same reason: the server has not noticed yet that the line before has broken.
-                if error.reason not in ("", "UNAVAILABLE") or attempts_left == 1:
+                if error.reason not in ("", "UNAVAILABLE"):
                     raise
-            await asyncio.sleep(next(waits))
-        raise AssertionError("the last attempt returns or raises")
+            await asyncio.sleep(wait)
+            header.offset = await self._received(upload_id)
+        return await self._upload(header, source)
 
     async def _received(self, upload_id: str) -> int:
         """How many bytes of an upload that broke off are there; none of one that nobody knows."""

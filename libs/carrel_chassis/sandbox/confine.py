@@ -26,7 +26,7 @@ def confine(level: int, limits: Bounds, folder: str, readable: Sequence[str]) ->
     bounds.apply(limits)
     if level >= 2:
         landlock.restrict(readable=(*readable, *_ALWAYS), writable=(folder,))
-        seccomp.restrict()
+        seccomp.restrict(threads=False)
 
 
 def keep_descriptors(keep: Sequence[int]) -> None:

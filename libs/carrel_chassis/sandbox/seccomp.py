@@ -73,9 +73,9 @@ def supported() -> bool:
     return state >= 0
 
 
-def restrict() -> None:
-    """Takes the calls from this thread and from what it starts; threads remain possible. Raises OSError when the kernel refuses."""
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program(platform.machine(), os.getpid()))
+def restrict(*, threads: bool = True) -> None:
+    """Takes the calls from this thread and from what it starts, new threads too unless `threads`. Raises OSError when refused."""
+    code = b"".join(struct.pack("HBBI", *each) for each in program(platform.machine(), os.getpid(), threads=threads))
     held = ctypes.create_string_buffer(code, len(code))
     filter_ = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(held))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -88,7 +88,7 @@ Instruction = tuple[int, int, int, int]
 """What to do, how far to jump when true and when false, and the constant."""
 
 
-def program(machine: str, pid: int) -> list[Instruction]:
+def program(machine: str, pid: int, *, threads: bool) -> list[Instruction]:
     """The filter for a machine and a process."""
     column = list(_ARCHITECTURES).index(machine)
     refuse: Instruction = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
@@ -111,7 +111,8 @@ def program(machine: str, pid: int) -> list[Instruction]:
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_ALL_BITS, 1, 0, _CLONE_THREAD),
         refuse,
-        allow,
+        # As a limit of processes would say it: libraries that can do without threads then do.
+        allow if threads else (_RETURN, 0, 0, _ERRNO | errno.EAGAIN),
     ]
     for name, pair in _OF_ITSELF.items():
         own = (pid, 0) if name == "prlimit64" else (pid, pid)

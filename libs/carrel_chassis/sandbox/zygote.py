@@ -220,3 +220,4 @@ def main() -> None:
     ):
         control.send(b"ready")
         Zygote(control, [path for path in readable.split(":") if path], Path(folder)).serve()
+    os._exit(0)  # at an ordinary end DuckDB's bindings list on stderr all that they have not freed

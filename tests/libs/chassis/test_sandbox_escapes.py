@@ -158,6 +158,11 @@ async def test_other_processes_are_out_of_reach(pool: Pool):
     assert (await attempt(pool, "got = 1")).end == "answered"
 
 
+async def test_no_thread_is_started(pool: Pool):
+    reason = await refusal(pool, "import threading; threading.Thread(target=print).start()")
+    assert reason == "RuntimeError: can't start new thread"
+
+
 async def test_limits_cannot_be_raised_again(pool: Pool):
     reason = await refusal(
         pool, "import resource; resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)"

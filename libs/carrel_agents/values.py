@@ -1,0 +1,174 @@
+"""What passes from agent to agent: frozen values, checked where they arrive. They are JSON on the way, as all inputs and results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from carrel.agent import JSON, AgentError
+from carrel_agents.questions import read_request
+
+Category = Literal["analysis", "goals", "administration"]
+Sufficiency = Literal["sufficient", "partial", "insufficient", "unknown"]
+V = TypeVar("V", bound="Value")
+
+
+class Value(BaseModel):
+    """A frozen value with no field beside its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def as_json(self) -> dict[str, JSON]:
+        """As it travels; what is not there is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class TimeRange(Value):
+    """The part of a trace that a question is about: from `begin`, before `end`; ISO 8601 without a zone, compared as UTC."""
+
+    begin: str
+    end: str
+
+
+class Entities(Value):
+    """What a question names."""
+
+    models: tuple[str, ...] = ()
+    """Models of the trace or of the price table."""
+    times: tuple[str, ...] = ()
+    """Dates and times, as written."""
+
+
+class Asked(Value):
+    """One thing that is missing, as the user is asked for it."""
+
+    field: str
+    """"corpus", or the role of a column: "time", "input", "output"."""
+    prompt: str
+    choices: tuple[str, ...]
+
+
+class TriageResult(Value):
+    """What a question is about, and what the trace has for an answer."""
+
+    category: Category
+    intent: str
+    confidence: float
+    """The share of the telling words that speak for the intent; 0 to 1."""
+    rule: str
+    """What decided, in a sentence."""
+    entities: Entities
+    workload: str
+    time_range: TimeRange | None = None
+    """None: the whole trace."""
+    sufficiency: Sufficiency
+    """"unknown" where the question does not say what it is about: then everything is looked at."""
+    asked: tuple[Asked, ...] = ()
+    """What the data helper asks for, when the data is insufficient; nothing else is known then."""
+    columns: dict[str, str | None] = {}
+    absent_columns: tuple[str, ...] = ()
+    facts: dict[str, JSON] = {}
+    """The volume of the trace; see `facts.volume`."""
+    limits: dict[str, int] = {}
+    """The token counts that make a request long or short; see `facts.limits`."""
+
+
+class DataResult(Value):
+    """How the load of the trace lies in time, and its tokens over requests."""
+
+    facts: dict[str, JSON]
+    findings: tuple[dict[str, JSON], ...]
+
+
+class OptimizationResult(Value):
+    """What the trace costs, and where it could cost less."""
+
+    facts: dict[str, JSON]
+    groups: tuple[dict[str, JSON], ...]
+    """A row for each model; see `statements.groups_sql`."""
+    cost: dict[str, JSON] | None = None
+    """None where no model of the trace has a price."""
+    prices: dict[str, JSON]
+    findings: tuple[dict[str, JSON], ...]
+
+
+class ActionsResult(Value):
+    """What to change, with its saving, and what to do in which order."""
+
+    recommendations: tuple[dict[str, JSON], ...]
+    savings_together: dict[str, JSON] | None = None
+    next_actions: tuple[dict[str, JSON], ...]
+
+
+class HelperResult(Value):
+    """What the user has answered, or what should be recorded for a better answer."""
+
+    corpus: str | None = None
+    columns: dict[str, str] = {}
+    missing: tuple[dict[str, JSON], ...] = ()
+    record: tuple[str, ...] = ()
+    """The header of a trace that would answer the question."""
+
+
+class GoalsResult(Value):
+    """What the user wants to reach; see `goals.read_goals`."""
+
+    goals: tuple[dict[str, JSON], ...]
+
+
+class Failure(Value):
+    """An agent whose result is missing from the report, and why."""
+
+    agent: str
+    reason: str
+    message: str
+
+
+class HandedOn(Value):
+    """The request, and the results of the agents that have worked on it so far."""
+
+    question: str
+    corpus: str | None = None
+    columns: dict[str, str] = {}
+    """Which column plays which role, where the user had to say so."""
+    triage: TriageResult | None = None
+    goals_triage: GoalsResult | None = None
+    data: DataResult | None = None
+    optimization: OptimizationResult | None = None
+    actions: ActionsResult | None = None
+    data_helper: HelperResult | None = None
+    failures: tuple[Failure, ...] = ()
+
+    def as_json(self) -> dict[str, JSON]:
+        """As it travels; what is not there, or empty, is left out."""
+        return {name: value for name, value in super().as_json().items() if value not in ({}, [])}
+
+    def having(self, **changes: Any) -> HandedOn:
+        """The same with some fields replaced, which are checked."""
+        return checked(HandedOn, {**self.as_json(), **changes})
+
+    def need(self, agent: str, kind: type[V]) -> V:
+        """The result of an agent; AgentError INVALID_INPUT when it is not there."""
+        result = getattr(self, agent)
+        if not isinstance(result, kind):
+            message = f"This agent works on the result of {agent}: start the agent supervisor, which hands it on."
+            raise AgentError("INVALID_INPUT", message)
+        return result
+
+
+def read_handed_on(input: Mapping[str, JSON]) -> HandedOn:
+    """The input of an agent; AgentError INVALID_INPUT with what is wrong in it."""
+    return checked(HandedOn, {**input, **read_request(input)})
+
+
+def checked(kind: type[V], value: JSON) -> V:
+    """The value of its kind; AgentError INVALID_INPUT with the first thing that is wrong in it."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the input"
+        message = f"{where} cannot be used ({first['msg']}): start the agent supervisor, which hands the results on."
+        raise AgentError("INVALID_INPUT", message) from None
