@@ -12,9 +12,14 @@ Row = Mapping[str, JSON]
 
 
 def require_readable_rows(corpus: str, totals: Row) -> None:
-    """Raises AgentError TRACE_EMPTY or TRACE_UNREADABLE where there is nothing to compute from."""
+    """Raises AgentError TRACE_EMPTY, TRACE_UNREADABLE or TRACE_OUTSIDE_TIME_RANGE where there is nothing to compute from."""
     if totals["total_rows"] == 0:
         raise AgentError("TRACE_EMPTY", f'The corpus "{corpus}" has no rows: upload a trace with at least one request.')
+    if totals["outside"] and not totals["requests"]:
+        raise AgentError(
+            "TRACE_OUTSIDE_TIME_RANGE",
+            f'None of the {totals["outside"]:,} readable rows of "{corpus}" is in the time that you ask about: name another.',
+        )
     if totals["requests"] == 0:
         raise AgentError(
             "TRACE_UNREADABLE",

@@ -5,27 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from carrel.agent import JSON
-from carrel_agents.formula import Formula, money, show, solve
+from carrel_agents.costs import per_million, priced_groups
+from carrel_agents.formula import Formula, money, show, solve, solve_money
 
 Facts = Mapping[str, JSON]
 Finding = dict[str, JSON]
 
 
-def find(facts: Facts, cost: Facts | None) -> list[Finding]:
-    """All findings that the trace supports, what matters to most questions first."""
-    found = [
+def find_in_cost(facts: Facts, groups: Sequence[Facts], cost: Facts | None, prices: Facts) -> list[Finding]:
+    """What optimization finds: money, and the requests that could cost less."""
+    return _there(
         _cost(cost),
         _input_share(cost),
         _token_ratio(facts),
         _long_prompts(facts),
         _short_requests(facts),
+        _repeated(facts, groups, prices),
+        _batches(facts),
+    )
+
+
+def find_in_time(facts: Facts) -> list[Finding]:
+    """What data finds: the load, its changes, latency, and what could not be read."""
+    return _there(
         _peak(facts),
         _above_level(facts),
+        _trend(facts),
+        _unusual_minutes(facts),
         _slow_tail(facts),
         _time_per_token(facts),
         _broken_rows(facts),
-    ]
-    return [finding for finding in found if finding is not None]
+    )
+
+
+def _there(*findings: Finding | None) -> list[Finding]:
+    return [finding for finding in findings if finding is not None]
 
 
 def _finding(
@@ -134,6 +148,73 @@ def _above_level(facts: Facts) -> Finding | None:
     return _finding("above_level", ["capacity"], "Requests above a level load", statement, [share], facts["requests"])
 
 
+def _trend(facts: Facts) -> Finding | None:
+    """Both halves have the same number of minutes; one in the middle belongs to neither."""
+    halves = facts["halves"]
+    (before, after), (tokens_before, tokens_after) = halves["requests"], halves["tokens"]
+    if not halves["minutes"] or not before or not tokens_before:
+        return None
+    requests, tokens = _change(before, after), _change(tokens_before, tokens_after)
+    statement = (
+        f"From the first {show(halves['minutes'])} minutes to the last {show(halves['minutes'])}, requests went from "
+        f"{show(before)} to {show(after)} ({show(requests.value, 1)} %) and tokens from {show(tokens_before)} to "
+        f"{show(tokens_after)} ({show(tokens.value, 1)} %)."
+    )
+    return _finding("trend", ["capacity", "volume"], "The trend", statement, [requests, tokens], before + after)
+
+
+def _unusual_minutes(facts: Facts) -> Finding | None:
+    unusual = facts["unusual_minutes"]
+    if not unusual["minutes"]:
+        return None
+    q1, q3 = show(unusual["first_quartile"]), show(unusual["third_quartile"])
+    fence = solve(f"{q3} + 1.5 × ({q3} - {q1})", 1)
+    highest = ", ".join(f"{peak['minute']} with {show(peak['requests'])}" for peak in unusual["highest"])
+    statement = (
+        f"{show(unusual['minutes'])} minutes have more than {show(fence.value, 1)} requests, which is far above the usual "
+        f"{q1} to {q3} (the quartiles of minutes with any); the highest: {highest}."
+    )
+    return _finding("unusual_minutes", ["capacity"], "Unusual minutes", statement, [fence], unusual["requests"])
+
+
+def _repeated(facts: Facts, groups: Sequence[Facts], prices: Facts) -> Finding | None:
+    """An upper bound where the trace has no prompts: requests with the same counts may still differ."""
+    repeated = facts["repeated_requests"]
+    if not repeated["requests"]:
+        return None
+    share = _percent(repeated["requests"], facts["requests"])
+    used = [(group, name) for group, name in priced_groups(groups, prices) if group["repeated_requests"]]
+    cost = solve_money(per_million(_repeated_term(group, prices["models"][name]) for group, name in used)) if used else None
+    same = "the same prompt" if repeated["by"] == "prompt" else "the same two counts of tokens"
+    bound = "" if repeated["by"] == "prompt" else "at most "
+    worth = f" They cost {money(cost.value)} {prices['currency']}." if cost else ""
+    statement = (
+        f"{bound.capitalize()}{show(repeated['requests'])} requests ({show(share.value, 1)} %) could come from a cache: "
+        f"{same} came within {show(repeated['within_seconds'])} seconds before.{worth}"
+    )
+    formulas = [*([cost] if cost else []), share]
+    return _finding("repeated", ["cost"], "What a cache could answer", statement, formulas, repeated["requests"])
+
+
+def _repeated_term(group: Facts, rates: Facts) -> str:
+    return (
+        f"{show(group['repeated_input'])} × {show(rates['input_per_million'])} + "
+        f"{show(group['repeated_output'])} × {show(rates['output_per_million'])}"
+    )
+
+
+def _batches(facts: Facts) -> Finding | None:
+    calls, requests = facts["batches"]["calls"], facts["requests"]
+    if calls == requests:
+        return None
+    share = solve(f"100 × ({show(requests)} - {show(calls)}) / {show(requests)}", 1)
+    statement = (
+        f"{show(requests)} requests make {show(calls)} batches of one model and {show(facts['batches']['within_seconds'])} s: "
+        f"{show(share.value, 1)} % fewer calls."
+    )
+    return _finding("batches", ["capacity", "cost"], "What could be sent together", statement, [share], requests)
+
+
 def _slow_tail(facts: Facts) -> Finding | None:
     latency = facts.get("latency")
     if not latency or not latency["rows"] or not latency["p50_ms"]:
@@ -169,3 +250,7 @@ def _broken_rows(facts: Facts) -> Finding | None:
 
 def _percent(part: int, whole: int) -> Formula:
     return solve(f"100 × {show(part)} / {show(whole)}", 1)
+
+
+def _change(before: int, after: int) -> Formula:
+    return solve(f"100 × ({show(after)} - {show(before)}) / {show(before)}", 1)

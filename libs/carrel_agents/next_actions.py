@@ -8,6 +8,7 @@ from carrel.agent import JSON
 from carrel_agents.formula import money, show
 from carrel_agents.prices import EXAMPLE_PRICES
 from carrel_agents.savings import Recommendation
+from carrel_agents.values import TriageResult
 
 Row = Mapping[str, JSON]
 Action = dict[str, JSON]
@@ -20,12 +21,12 @@ FIRST_STEPS = {
 
 
 def next_actions(
-    triage: Row, facts: Row, recommendations: Sequence[Recommendation], cost: Row | None, prices: Row
+    triage: TriageResult, facts: Row, recommendations: Sequence[Recommendation], cost: Row | None, prices: Row
 ) -> list[Action]:
     """The steps in their order, each with its reason."""
     savings = [_try(recommendation, prices) for recommendation in recommendations]
-    capacity = [_plan_capacity(facts)]
-    asked_capacity, asked_latency = (triage["intent"] == topic for topic in ("capacity", "latency"))
+    capacity = [_plan_capacity(facts)] if "load" in facts else []
+    asked_capacity, asked_latency = (triage.intent == topic for topic in ("capacity", "latency"))
     record = _record_more(triage)
     steps = [
         *(record if asked_latency else []),
@@ -69,9 +70,9 @@ def _plan_capacity(facts: Row) -> Action:
     )
 
 
-def _record_more(triage: Row) -> list[Action]:
+def _record_more(triage: TriageResult) -> list[Action]:
     use = {"Model": "each request is then priced as what it was", "LatencyMs": "only then can speed be reported"}
-    absent = triage["absent_columns"]
+    absent = [column for column in use if column in triage.absent_columns]
     if not absent:
         return []
     reason = "; ".join(use[column] for column in absent)

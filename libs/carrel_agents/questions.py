@@ -1,11 +1,13 @@
-"""What an agent is asked: the checks of its input, and the keyword rules that say what a question is about."""
+"""What an agent is asked: the check of a request, and the rules by words that say what a question is about."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from carrel.agent import JSON, AgentError
+from carrel_agents.goals import read_goals
 
 QUESTION_LIMIT = 10_000
 """The longest question, in characters."""
@@ -29,28 +31,20 @@ RULES: dict[str, frozenset[str]] = {
 }
 """The words that speak for an intent, whole and in any case. Where two intents have as many, the earlier one is taken."""
 
-RESULTS: dict[str, set[str]] = {
-    "triage": {"intent", "confidence", "rule", "columns", "absent_columns"},
-    "data": {"facts", "groups"},
-    "optimization": {"cost", "findings", "prices"},
-    "actions": {"recommendations", "savings_together", "next_actions"},
-}
-"""What the result of an agent holds at least, when it is handed on to another."""
+ADMINISTRATION = re.compile(
+    r"\s*(please\s+)?(delete|remove|rename|import|export|validate)\b.*\b(corpus|corpora|trace|file)\b", re.IGNORECASE
+)
+"""A request to change what is stored rather than to look at it."""
+
+BY_MODEL = re.compile(r"\b(which|by|per|each|every)\s+models?\b", re.IGNORECASE)
+"""A question that can only be answered where the trace names the model of each request."""
 
 FALLBACK = "overview"
 """The intent of a question in which no word speaks for any other."""
 
 
-def read_corpus(input: Mapping[str, JSON]) -> str:
-    """The name of the corpus in `input`; AgentError INVALID_INPUT when it names none."""
-    corpus = input.get("corpus")
-    if not isinstance(corpus, str) or not corpus.strip():
-        raise AgentError("INVALID_INPUT", 'Name the corpus to read as a string in "corpus".')
-    return corpus
-
-
 def read_request(input: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The question and the corpus in `input`; AgentError INVALID_INPUT when one is missing, empty or too long."""
+    """The question and, where it is named, the corpus; AgentError INVALID_INPUT when one is empty, too long or no text."""
     question = input.get("question")
     if not isinstance(question, str) or not question.strip():
         raise AgentError("INVALID_INPUT", 'Ask your question as a string in "question".')
@@ -59,22 +53,32 @@ def read_request(input: Mapping[str, JSON]) -> dict[str, JSON]:
             "INVALID_INPUT",
             f"The question has {len(question):,} characters: shorten it to {QUESTION_LIMIT:,} or fewer.",
         )
-    return {"question": question, "corpus": read_corpus(input)}
+    if "corpus" not in input:
+        return {"question": question}
+    corpus = input["corpus"]
+    if not isinstance(corpus, str) or not corpus.strip():
+        raise AgentError("INVALID_INPUT", 'Name the corpus to read as a string in "corpus", or leave it out to be asked.')
+    return {"question": question, "corpus": corpus}
 
 
-def read_results(input: Mapping[str, JSON], *agents: str) -> list[dict[str, JSON]]:
-    """The results of other agents in `input`; AgentError INVALID_INPUT when one is absent or not what they return."""
-    absent = [agent for agent in agents if not _is_result(agent, input.get(agent))]
-    if absent:
-        raise AgentError(
-            "INVALID_INPUT",
-            f"This agent works on the results of {', '.join(absent)}: start the agent supervisor, which hands them on.",
-        )
-    return [input[agent] for agent in agents]
+def category(question: str) -> Literal["analysis", "goals", "administration"]:
+    """Whether a question wants something looked at, something reached, or something stored to be changed."""
+    if ADMINISTRATION.match(question):
+        return "administration"
+    return "goals" if read_goals(question) else "analysis"
 
 
-def _is_result(agent: str, result: JSON) -> bool:
-    return isinstance(result, dict) and RESULTS[agent] <= result.keys()
+def wanted_columns(question: str, intent: str) -> list[str]:
+    """The optional columns without which the question cannot be answered."""
+    return [*(["LatencyMs"] if intent == "latency" else []), *(["Model"] if BY_MODEL.search(question) else [])]
+
+
+def named(question: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that stand in the question, as words and in any case."""
+    text = question.casefold()
+    return tuple(
+        dict.fromkeys(name for name in names if re.search(rf"(?<![\w-]){re.escape(name.casefold())}(?![\w-])", text))
+    )
 
 
 def classify(question: str) -> dict[str, JSON]:

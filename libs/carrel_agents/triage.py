@@ -5,29 +5,93 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from carrel.agent import JSON, Agent, RunContext
-from carrel_agents.questions import classify, read_request
-from carrel_agents.trace import OPTIONAL, find_columns, query, select_no_rows
+from carrel_agents import facts, statements, trace
+from carrel_agents.assumptions import read_assumptions
+from carrel_agents.prices import EXAMPLE_PRICES
+from carrel_agents.questions import FALLBACK, category, classify, named, wanted_columns
+from carrel_agents.time_range import find_time_range
+from carrel_agents.values import Asked, Entities, HandedOn, Sufficiency, TriageResult, read_handed_on
+
+TELLING = 0.5
+"""The least confidence with which the intent decides the workflow."""
 
 
 class Triage(Agent):
-    """Input {"question", "corpus"}; result {intent, confidence, rule, workload, sufficiency, columns, absent_columns}.
+    """Input {"question", "corpus", optionally "columns": which column has what}; result: a TriageResult.
 
-    `sufficiency` is "full", or "partial" when an optional column is absent; a trace without a needed column is refused.
+    The data is insufficient when no corpus is named, or when columns that every answer needs are there under other names;
+    partial, when the question needs an optional column that is not there.
     """
 
     name = "triage"
     description = "Decides what a question is about and whether the trace can answer it."
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        request = read_request(input)
-        await context.thinking("I read the question and look at the columns of the trace.")
-        result = await query(context, request["corpus"], select_no_rows(request["corpus"]))
-        columns = find_columns(request["corpus"], result["columns"])
-        absent = [name for role, name in OPTIONAL.items() if columns[role] is None]
-        return {
-            **classify(request["question"]),
-            "workload": "usage trace of language models",
-            "sufficiency": "partial" if absent else "full",
-            "columns": columns,
-            "absent_columns": absent,
-        }
+        handed = read_handed_on(input)
+        await context.thinking("I read the question and look at what the trace holds.")
+        return (await self._look(context, handed)).as_json()
+
+    async def _look(self, context: RunContext, handed: HandedOn) -> TriageResult:
+        if handed.corpus is None:
+            return _insufficient(handed, (_which_corpus(await trace.corpus_names(context)),))
+        names = await trace.column_names(context, handed.corpus)
+        columns, asked = trace.find_columns(handed.corpus, names, handed.columns)
+        if asked:
+            return _insufficient(handed, asked)
+        time_range, _ = find_time_range(handed.question)
+        source = trace.Source(handed.corpus, columns, time_range)
+        (totals,) = await trace.query(context, handed.corpus, statements.totals_sql(source))
+        facts.require_readable_rows(handed.corpus, totals)
+        absent = tuple(name for role, name in trace.OPTIONAL.items() if columns[role] is None)
+        return _result(
+            handed,
+            _sufficiency(handed.question, absent),
+            models=(*totals["model_names"], *_priced(context)) if totals["model_names"] else _priced(context),
+            columns=columns,
+            absent_columns=absent,
+            facts=facts.volume(columns, totals),
+            limits=facts.limits(totals, read_assumptions(context.settings)),
+        )
+
+
+def _sufficiency(question: str, absent: tuple[str, ...]) -> Sufficiency:
+    about = classify(question)
+    if set(wanted_columns(question, about["intent"])) & set(absent):
+        return "partial"
+    if about["intent"] == FALLBACK or about["confidence"] < TELLING:
+        return "unknown"
+    return "sufficient"
+
+
+def _insufficient(handed: HandedOn, asked: tuple[Asked, ...]) -> TriageResult:
+    return _result(handed, "insufficient", asked=asked)
+
+
+def _result(handed: HandedOn, sufficiency: Sufficiency, models: tuple[str, ...] = (), **known: JSON) -> TriageResult:
+    about = classify(handed.question)
+    time_range, times = find_time_range(handed.question)
+    return TriageResult(
+        category=category(handed.question),
+        intent=about["intent"],
+        confidence=about["confidence"],
+        rule=about["rule"],
+        entities=Entities(models=named(handed.question, models), times=times),
+        workload="usage trace of language models",
+        time_range=time_range,
+        sufficiency=sufficiency,
+        **known,
+    )
+
+
+def _priced(context: RunContext) -> tuple[str, ...]:
+    """The models of the price table; a table that cannot be used is for the agent that prices to refuse."""
+    prices = context.settings.get("prices") or EXAMPLE_PRICES
+    models = prices.get("models") if isinstance(prices, Mapping) else None
+    return tuple(name for name in models if isinstance(name, str)) if isinstance(models, Mapping) else ()
+
+
+def _which_corpus(names: list[str]) -> Asked:
+    prompt = "Which of your corpora is the trace that the question is about?"
+    if not names:
+        prompt = "Which trace is the question about? You have none yet: upload one, then answer with its name."
+    return Asked(field="corpus", prompt=prompt, choices=tuple(names))

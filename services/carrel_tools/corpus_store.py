@@ -114,7 +114,7 @@ def corpus_changed() -> CarrelError:
     """It was there a moment ago."""
     return CarrelError(
         Kind.RACED,
-        "CORPUS_CHANGED",
+        "UNAVAILABLE",
         "The corpus was replaced or deleted while it was read; ask again.",
         retry_seconds=0.1,
     )

@@ -43,3 +43,11 @@ async def eventually(look: Callable[[], Awaitable[T]], *, seconds: float = 10.0)
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s; last seen: {seen!r}")
         await asyncio.sleep(0.02)
+
+
+async def room_in_the_minute(*, seconds: float = 5.0) -> None:
+    """Waits for the next minute of the clock when less than so much is left of this one: what is counted by it must not begin in one
+    minute and end in another."""
+    left = 60 - time.time() % 60
+    if left < seconds:
+        await asyncio.sleep(left + 0.05)

@@ -15,6 +15,7 @@ from carrel_chassis.db.engine import Engine, cross_user_engine
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import ResourceLimits, UserContext
 from carrel_tools.pace import Pace
+from tests.support.expect import room_in_the_minute
 from tests.support.system import Person, System
 
 
@@ -26,11 +27,8 @@ async def keeper(system: System) -> AsyncIterator[Engine]:
 
 
 @pytest_asyncio.fixture(autouse=True)
-async def _far_from_the_next_minute() -> None:
-    """A test must not begin in one minute and end in the next; it takes a part of a second."""
-    left = 60 - time.time() % 60
-    if left < 5:
-        await asyncio.sleep(left + 0.05)
+async def _within_one_minute() -> None:
+    await room_in_the_minute()
 
 
 def limited(person: Person, user: int = 0, tenant: int = 0, **changes: str) -> UserContext:
