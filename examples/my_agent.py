@@ -17,14 +17,14 @@ class Poet(Agent):
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         # Nothing is held while its user thinks about it: the run may wait for days.
-        subject = input.get("subject") or await context.wait_for_input("What shall it be about?", {"type": "string"})
+        subject = input.get("subject") or await context.wait_for.input("What shall it be about?", {"type": "string"})
         if not isinstance(subject, str) or not subject:
             raise AgentError("SUBJECT_MISSING", 'The subject is no text; give one: {"subject": "the sea"}.')
-        await context.thinking(f"I think of {subject}.")
+        await context.emit.thinking(f"I think of {subject}.")
         lines = [f"O {subject},", f"you are {subject},", f"and nothing else is {subject}."]
         for number, _ in enumerate(lines, 1):
-            await context.progress("lines written", done=number, total=len(lines))
-        counted = await context.call_tool("count_words", text=" ".join(lines))
+            await context.emit.progress("lines written", done=number, total=len(lines))
+        counted = await context.tools.call("count_words", text=" ".join(lines))
         return {"poem": lines, "words": counted["words"]}
 
 

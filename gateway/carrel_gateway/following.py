@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from carrel.api.runs.v1 import run_service_pb2 as runs
 from carrel_chassis.errors import CarrelError, Kind
-from carrel_chassis.logs import get_logger
 from carrel_gateway.backends import FOLLOW, Backends
 
 Context = Callable[[], Awaitable[bytes]]
@@ -20,26 +18,53 @@ _EARLY = 0.4
 _AGAIN_SECONDS = 1.0
 
 
-@asynccontextmanager
-async def following(backends: Backends, run_id: str, context: Context) -> AsyncIterator[None]:
-    """Follows the run for as long as the block lasts. When the watcher's credential ends, so does the following."""
-    task = asyncio.create_task(_follow(backends, run_id, context))
+async def followed(
+    messages: AsyncGenerator[bytes, None], backends: Backends, run_id: str, context: Context
+) -> AsyncGenerator[bytes, None]:
+    """The same messages, with the run followed for as long as they are read.
+
+    Who may no longer follow is told so instead of watching how the run is cancelled: when the watcher's credential has ended,
+    this raises what their next call would be refused with.
+    """
+    following = asyncio.create_task(_follow(backends, run_id, context))
     try:
-        yield
+        while (message := await _next(messages, following)) is not None:
+            yield message
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await messages.aclose()
+
+
+async def _next(messages: AsyncGenerator[bytes, None], following: asyncio.Task[None]) -> bytes | None:
+    """The next message, None after the last; raises what the following has ended with, when it failed."""
+    coming = asyncio.create_task(_one(messages))
+    try:
+        while True:
+            if following.done():
+                following.result()
+            if coming.done():
+                return coming.result()
+            pending = [task for task in (coming, following) if not task.done()]
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+async def _one(messages: AsyncGenerator[bytes, None]) -> bytes | None:
+    return await anext(messages, None)
 
 
 async def _follow(backends: Backends, run_id: str, context: Context) -> None:
+    """Returns when the run goes on without being followed, or is over."""
     request = runs.FollowRunRequest(run_id=run_id).SerializeToString()
     while True:
         try:
             encoded = await backends.send(FOLLOW, request, await context(), _CALL_SECONDS)
         except CarrelError as error:
             if error.kind not in (Kind.UNAVAILABLE, Kind.TIMEOUT):
-                get_logger().info("run.not_followed", run_id=run_id, reason=error.reason)
-                return
+                raise
             await asyncio.sleep(_AGAIN_SECONDS)
             continue
         answer = runs.FollowRunResponse.FromString(encoded)

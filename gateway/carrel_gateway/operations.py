@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 
 from carrel.api.events.v1 import event_service_pb2 as events
 from carrel.api.events.v1.event_pb2 import Cursor, EventFilter
@@ -12,7 +12,7 @@ from carrel.api.runs.v1.run_pb2 import OnDisconnect, Run, RunState
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.signing import Clock
 from carrel_gateway.backends import DOWNLOAD, SUBSCRIBE, Backends
-from carrel_gateway.following import Context, following
+from carrel_gateway.following import Context, followed
 
 _FINAL_TYPES = ("agent_completed", "agent_failed", "agent_died", "run_cancelled")
 _FINAL_STATES = frozenset(
@@ -60,7 +60,8 @@ class Operations:
         """The messages of WatchRunResponse, until the one with the final event; the bytes are those of SubscribeResponse.
 
         A run that is to end with its followers is followed meanwhile, each time under what `context` gives.
-        Raises RUN_NOT_FOUND, and HISTORY_TRUNCATED when the end of the run is no longer kept.
+        Raises RUN_NOT_FOUND, HISTORY_TRUNCATED when the end of the run is no longer kept, and the refusal of a follower whose
+        credential has ended.
         """
         run = await self._run(request.run_id, signed_context, seconds)
         after = request.after if request.HasField("after") else None
@@ -69,8 +70,9 @@ class Operations:
         subscription = events.SubscribeRequest(after=after, filter=EventFilter(run_id=run.run_id))
         messages = self._backends.stream(SUBSCRIBE, subscription.SerializeToString(), signed_context, seconds)
         ends_alone = run.on_disconnect == OnDisconnect.ON_DISCONNECT_CANCEL and run.state not in _FINAL_STATES
-        followed = following(self._backends, run.run_id, context) if ends_alone else nullcontext()
-        async with followed, aclosing(messages):
+        if ends_alone:
+            messages = followed(messages, self._backends, run.run_id, context)
+        async with aclosing(messages):
             async for message in messages:
                 yield message
                 if any(event.final for event in events.SubscribeResponse.FromString(message).events):

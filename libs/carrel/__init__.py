@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from carrel.agent import agent as agent
 from carrel.tool import tool as tool
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from carrel.errors import CarrelClientError
     from carrel.sync import SyncClient
 
-__all__ = ["CarrelClientError", "Client", "SyncClient", "tool"]
+__all__ = ["CarrelClientError", "Client", "SyncClient", "agent", "tool"]
 
 _HOMES = {"Client": "carrel.client", "CarrelClientError": "carrel.errors", "SyncClient": "carrel.sync"}
 

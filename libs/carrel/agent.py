@@ -1,139 +1,54 @@
-"""The agent SDK: what an author of an agent writes against. It knows no wire, no database and no service."""
+"""The agent SDK: what an author of an agent writes against. It knows no wire, no database and no service.
+
+Most agents are a function:
+
+    @carrel.agent
+    async def summarize(context: RunContext, input: Question) -> Answer:
+        \"\"\"Answers a question in one sentence.\"\"\"
+        return Answer(text=(await context.model.ask(input.text)).text)
+
+`Question` and `Answer` are pydantic models, dataclasses or typed dicts: the schemas come from them, and both are checked. The name and
+the description are the function's own. What a function cannot say is said by a class, `Agent`.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, ABCMeta, abstractmethod
+import inspect
+import typing
+from abc import ABCMeta, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from random import Random
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Generic, Literal, overload
 
-JSON: TypeAlias = Any
-"""What the json module reads and writes: None, bool, int, float, str, lists of these, dicts with str keys."""
+from typing_extensions import TypeVar
 
+from carrel.agent_errors import JSON, AgentDied, AgentError, OutcomeUnknown, Retry, ToolError
+from carrel.agent_types import AgentTypes, types_of
+from carrel.model_answer import ModelAnswer
+from carrel.run_context import OfRun, RunContext
+from carrel.run_port import RunPort, ThreadState
 
-class AgentError(Exception):
-    """Raised by an agent that cannot do what it was asked: the run ends FAILED and its user is told.
+__all__ = [
+    "JSON",
+    "Agent",
+    "AgentClass",
+    "AgentDied",
+    "AgentError",
+    "FunctionAgent",
+    "ModelAnswer",
+    "OfRun",
+    "OutcomeUnknown",
+    "Retry",
+    "RunContext",
+    "RunPort",
+    "ThreadState",
+    "ToolError",
+    "agent",
+]
 
-    `reason` is a stable upper-case name such as "CORPUS_NOT_FOUND"; `message` is one sentence that says what to do. With `retryable`
-    the run begins again after a while, as the `retry` of its agent says.
-    """
-
-    def __init__(self, reason: str, message: str, *, retryable: bool = False) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.retryable = retryable
-
-
-class ToolError(AgentError):
-    """A tool refused, failed, or does not exist for this user. An agent that does not catch it fails with the same reason.
-
-    "APPROVAL_DENIED" and "APPROVAL_EXPIRED": the user was asked for consent to the call and has refused, or not answered in time.
-    """
-
-
-class OutcomeUnknown(AgentError):
-    """A step that must not be done twice was begun by a worker that died: whether it had its effect, the agent must find out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """When a run that has failed begins again. What it has done is not done again; only what had failed is.
-
-    `reasons` are those of the failures that are tried again; when it is empty, all that come from the agent or its tools.
-    """
-
-    attempts: int = 3
-    """With the first."""
-    first_seconds: float = 1.0
-    """The pause before the second."""
-    factor: float = 2.0
-    """By which each pause is longer than the one before."""
-    most_seconds: float = 300.0
-    reasons: frozenset[str] = frozenset()
-
-    def pause_seconds(self, retry: int) -> float:
-        """How long to wait before a retry; 1 is the first."""
-        return min(self.first_seconds * self.factor ** (retry - 1), self.most_seconds)
-
-
-class ThreadState(ABC):
-    """What the agents of a thread keep from run to run: one JSON value of at most 256 KiB."""
-
-    @abstractmethod
-    async def get(self) -> JSON:
-        """What this run has set, or else what the runs before it in the thread have left; None when there is nothing."""
-
-    @abstractmethod
-    async def set(self, value: JSON) -> None:
-        """What is left for the runs after this one, from the moment that this one ends, however it does. A run that is rolled back, or
-        is cancelled while it waits for a person, leaves nothing."""
-
-
-class RunContext(ABC):
-    """All that an agent may touch. Every call that reaches the world goes through it, so that a crashed run can be continued:
-    the agent runs again from the top, and calls that were finished return what they returned.
-
-    That works when the agent makes the same calls each time: it takes the time, and chance, from here and nowhere else. A run whose
-    calls differ from those of the attempt before ends FAILED with JOURNAL_MISMATCH.
-    """
-
-    run_id: str
-    thread_id: str
-    agent: str
-    """The name of the agent that holds this context."""
-    settings: Mapping[str, JSON]
-    """What the operator has set for agents, for example "prices"."""
-    random: Random
-    """The same numbers in each attempt of the run. Nobody must rely on their being hard to guess."""
-    state: ThreadState
-
-    @abstractmethod
-    async def call_tool(self, tool: str, **arguments: JSON) -> JSON:
-        """Calls a tool of the user through tool-dispatch and returns its result; raises ToolError.
-
-        When the user must consent to the call first, the run waits for that, for days and without a process if need be.
-        """
-
-    @abstractmethod
-    async def run_agent(self, agent: str, input: Mapping[str, JSON]) -> JSON:
-        """Runs another agent within this run and returns its result; raises what it raises."""
-
-    @abstractmethod
-    async def step(self, name: str, function: Callable[[], Awaitable[JSON]], *, at_most_once: bool = False) -> JSON:
-        """Does work of the agent's own, and keeps its JSON result of at most 1 MiB: when the run goes on elsewhere, it is returned
-        without doing the work again. An AgentError of the work is kept and raised again in the same way.
-
-        If the worker dies half-way, the work is done again. With `at_most_once` it is not: then OutcomeUnknown is raised.
-        """
-
-    @abstractmethod
-    async def wait_for_input(
-        self, prompt: str, schema: Mapping[str, JSON] | None = None, timeout: float | None = None
-    ) -> JSON:
-        """Asks the user and returns the answer. Meanwhile no process holds the run, and what the agent has in memory is gone: when
-        the answer is there, the agent runs again from the top, up to here.
-
-        `schema` is a JSON Schema that the answer must match. Raises AgentError WAIT_EXPIRED when there is no answer within `timeout`
-        seconds, or within what the service allows.
-        """
-
-    @abstractmethod
-    async def now(self) -> float:
-        """Seconds since the epoch; the same in each attempt of the run."""
-
-    @abstractmethod
-    async def thinking(self, text: str) -> None:
-        """Tells the user what the agent is about to do."""
-
-    @abstractmethod
-    async def progress(self, message: str, done: int = 0, total: int = 0) -> None:
-        """Tells the user how far the agent has come; `total` is 0 when it is not known."""
-
-    @abstractmethod
-    async def custom(self, name: str, data: Mapping[str, JSON]) -> None:
-        """Sends an event of the agent's own kind to the user."""
+In = TypeVar("In", contravariant=True, default=Mapping[str, JSON])
+Out = TypeVar("Out", covariant=True, default=JSON)
+FunctionIn = TypeVar("FunctionIn")
+FunctionOut = TypeVar("FunctionOut")
 
 
 class AgentClass(ABCMeta):
@@ -159,15 +74,21 @@ class AgentClass(ABCMeta):
             raise AgentError("CLASS_FROZEN", message)
 
 
-class Agent(metaclass=AgentClass):
-    """An agent. A new instance is made for each run and lives as long as the run; nothing is kept between runs."""
+class Agent(Generic[In, Out], metaclass=AgentClass):
+    """An agent. A new instance is made for each run and lives as long as the run; nothing is kept between runs.
+
+    `Agent[Question, Answer]` takes and returns these types, and so does an agent whose `run` has them as hints; without them it takes
+    any JSON object and returns any JSON value. A class whose types have no schema raises TypeError where it is defined.
+    """
 
     name: ClassVar[str]
     description: ClassVar[str] = ""
     version: ClassVar[str] = ""
     """Stands on each run: change it when the calls that the agent makes change, so that a mismatch can be explained."""
     input_schema: ClassVar[Mapping[str, JSON] | None] = None
-    """The JSON Schema of its input; None takes any object."""
+    """The JSON Schema of its input, which a run is refused for before it begins; None takes any object. It follows from the type."""
+    output_schema: ClassVar[Mapping[str, JSON] | None] = None
+    """The JSON Schema of its result; None is any value."""
     isolation: ClassVar[Literal["loop", "process"]] = "loop"
     """ "loop": beside others, for agents that only ever wait; "process": in a process of its own, which can be stopped for certain."""
     memory_mb: ClassVar[int] = 1024
@@ -176,10 +97,92 @@ class Agent(metaclass=AgentClass):
     """None: a failed run has failed."""
     timeout_seconds: ClassVar[float | None] = None
     """How long a run of it may work, without the time of waiting for people; None, or more than the service allows: what it allows."""
+    types: ClassVar[AgentTypes] = AgentTypes()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        stated = _stated_types(cls)
+        if not stated and "run" not in vars(cls):
+            return
+        cls.types = types_of(getattr(cls, "name", cls.__name__), cls.run, stated)
+        if "input_schema" not in vars(cls):
+            cls.input_schema = cls.types.input_schema
+        if "output_schema" not in vars(cls):
+            cls.output_schema = cls.types.output_schema
 
     @abstractmethod
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        """Does the work and returns a JSON value; raises AgentError when it cannot."""
+    async def run(self, context: RunContext, input: In) -> Out:
+        """Does the work and returns its result; raises AgentError when it cannot."""
+
+    async def perform(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        """`run` from JSON to JSON, for those who run agents; AgentError INVALID_INPUT and RESULT_INVALID for what is not of its types."""
+        result = await self.run(context, self.types.read_input(self.name, input))
+        return self.types.dump_output(self.name, result)
 
     async def close(self) -> None:
         """Called when the run is over, however it ended: for what the agent has opened. It has a second."""
+
+
+def _stated_types(agent_class: type[Agent[Any, Any]]) -> tuple[Any, ...]:
+    """What stands in the brackets of `Agent[...]`; empty when nothing does."""
+    for base in vars(agent_class).get("__orig_bases__", ()):
+        origin = typing.get_origin(base)
+        if isinstance(origin, type) and issubclass(origin, Agent):
+            return typing.get_args(base)
+    return ()
+
+
+class FunctionAgent(Agent[Any, Any]):
+    """An agent that `agent` has made of a function."""
+
+    function: ClassVar[Callable[..., Awaitable[Any]]]
+    """The function itself."""
+
+    async def run(self, context: RunContext, input: Any) -> Any:
+        return await type(self).function(context, input)
+
+
+@overload
+def agent(
+    function: Callable[[RunContext, FunctionIn], Awaitable[FunctionOut]], /
+) -> type[Agent[FunctionIn, FunctionOut]]: ...
+
+
+@overload
+def agent(
+    *,
+    name: str = "",
+    version: str = "",
+    isolation: Literal["loop", "process"] = "loop",
+    memory_mb: int = 1024,
+    retry: Retry | None = None,
+    timeout_seconds: float | None = None,
+) -> Callable[[Callable[[RunContext, FunctionIn], Awaitable[FunctionOut]]], type[Agent[FunctionIn, FunctionOut]]]: ...
+
+
+def agent(function: Callable[..., Awaitable[Any]] | None = None, /, *, name: str = "", **attributes: Any) -> Any:
+    """Makes an agent of an async function of a context and an input; with or without parentheses. The keywords are those of `Agent`.
+
+    Raises TypeError for a function that does not say what it does, and for types that have no schema.
+    """
+
+    def make(function: Callable[..., Awaitable[Any]]) -> AgentClass:
+        shown = name or function.__name__
+        if not inspect.iscoroutinefunction(function) or len(inspect.signature(function).parameters) != 2:
+            raise TypeError(f"the agent {shown} must be an async function of two parameters, a context and an input")
+        if not (description := inspect.cleandoc(function.__doc__ or "")):
+            raise TypeError(f"the agent {shown} has no docstring: it is what its users read")
+        types = types_of(shown, function)
+        own: dict[str, Any] = {
+            "__module__": function.__module__,
+            "__doc__": function.__doc__,
+            "name": shown,
+            "description": description,
+            "types": types,
+            "input_schema": types.input_schema,
+            "output_schema": types.output_schema,
+            "function": staticmethod(function),
+        }
+        return AgentClass(function.__name__, (FunctionAgent,), {**own, **attributes})
+
+    return make if function is None else make(function)

@@ -60,18 +60,20 @@ class Desk(Protocol):
         """How much of the call's time is left."""
 
     def progress(self, message: str, done: int = 0, total: int = 0) -> None:
-        """Tells how far the tool has come, if anybody wants to know: never waits, and never fails. 0 for what is not known."""
+        """Tells how far the tool has come, if it says that it `tells_progress`: never waits, and never fails. 0 for what is not known."""
 
-    async def query(self, sql: str, max_rows: int) -> dict[str, JSON]:
+    async def query(self, sql: str, max_rows: int, offset: int = 0) -> dict[str, JSON]:
         """Runs one reading statement over the corpora, each a table of its name.
 
-        Returns {"columns", "rows", "truncated"}. Raises SQL_ERROR, SQL_MEMORY, TOO_LARGE.
+        Returns the rows from `offset` on, at most so many and at most 1 MiB: {"columns", "rows", "truncated", "next"}, where "next" is the
+        offset of the rows that follow, or None. Raises SQL_ERROR, SQL_MEMORY, TOO_LARGE for one row that is larger.
         """
 
-    async def search(self, words: str, corpora: Sequence[str], max_hits: int) -> dict[str, JSON]:
+    async def search(self, words: str, corpora: Sequence[str], max_hits: int, offset: int = 0) -> dict[str, JSON]:
         """Finds the places in these corpora (all when none is named) that fit the words best.
 
-        Returns {"hits": [{"corpus", "place", "score", "snippet"}], "searched"}. Raises QUERY_INVALID.
+        Returns the hits from `offset` on: {"hits": [{"corpus", "place", "score", "snippet"}], "searched", "truncated", "next"}.
+        Raises QUERY_INVALID.
         """
 
     async def read_corpus(self, name: str, max_bytes: int) -> bytes:
@@ -129,6 +131,8 @@ class Tool(ABC):
     """Whether running it again does no harm. If not, a call that died half-way is never repeated: its outcome is unknown."""
     verifies: ClassVar[bool] = False
     """Whether `probe` can tell if the effect of a call that died has happened. Such a call is repeated if it has not."""
+    tells_progress: ClassVar[bool] = False
+    """Whether it tells how far it has come: only then its progress reaches the user, as events of the run."""
     needs_approval: ClassVar[bool] = False
     """Whether the user has to consent to each call, whatever the policy of the tenant allows."""
 
@@ -197,6 +201,7 @@ def tool(
     name: str = "",
     scopes: Sequence[str] = (),
     idempotent: bool = False,
+    tells_progress: bool = False,
     needs_approval: bool = False,
     reads_corpora: bool = False,
     network: bool = False,
@@ -211,6 +216,7 @@ def tool(
     name: str = "",
     scopes: Sequence[str] = (),
     idempotent: bool = False,
+    tells_progress: bool = False,
     needs_approval: bool = False,
     reads_corpora: bool = False,
     network: bool = False,
@@ -244,6 +250,7 @@ def tool(
             "scopes": frozenset(scopes),
             "arguments_schema": model.model_json_schema(),
             "idempotent": idempotent,
+            "tells_progress": tells_progress,
             "needs_approval": needs_approval,
             "reads_corpora": reads_corpora,
             "network": network,

@@ -120,10 +120,16 @@ def _chart(name: str, title: str, height: int, parts: Sequence[str]) -> Chart:
     head = _text(_LEFT, 18, title, weight="bold")
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" font-family="sans-serif" '
-        f'font-size="12"><title>{escape(title)}</title>{head}{"".join(parts)}</svg>'
+        f'font-size="12"><title>{_shown(title)}</title>{head}{"".join(parts)}</svg>'
     )
     return Chart(name, title, svg)
 
 
 def _text(x: float, y: float, text: str, colour: str = "#333", *, anchor: str = "start", weight: str = "normal") -> str:
-    return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}" font-weight="{weight}">{escape(text)}</text>'
+    style = f'fill="{colour}" text-anchor="{anchor}" font-weight="{weight}"'
+    return f'<text x="{x}" y="{y}" {style}>{_shown(text)}</text>'
+
+
+def _shown(text: str) -> str:
+    """Escaped, and without the characters that XML cannot hold."""
+    return escape("".join(character for character in text if character.isprintable()))

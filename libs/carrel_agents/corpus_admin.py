@@ -17,15 +17,17 @@ class CorpusAdmin(Agent):
     """
 
     name = "corpus_admin"
-    description = "Creates, renames, deletes, imports, exports, validates and lists your corpora; asks before it destroys."
+    description = (
+        "Creates, renames, deletes, imports, exports, validates and lists your corpora; asks before it destroys."
+    )
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         action = input.get("action")
         if action not in ACTIONS:
             raise AgentError("INVALID_INPUT", f'Say what to do in "action": one of {", ".join(ACTIONS)}.')
-        await context.thinking(f"I shall {action} {input.get('name', 'your corpora')}.")
+        await context.emit.thinking(f"I shall {action} {input.get('name', 'your corpora')}.")
         if action in ("update", "delete"):
-            await context.progress("looking at what would be lost", 0, 2)
-            await context.call_tool("corpus_admin", action="validate", name=input.get("name", ""))
-            await context.progress("asking for consent", 1, 2)
-        return {"action": action, "result": await context.call_tool("corpus_admin", **input)}
+            await context.emit.progress("looking at what would be lost", 0, 2)
+            await context.tools.call("corpus_admin", action="validate", name=input.get("name", ""))
+            await context.emit.progress("asking for consent", 1, 2)
+        return {"action": action, "result": await context.tools.call("corpus_admin", **input)}

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from carrel.agent import JSON, Agent, RunContext
+from carrel.agent import Agent, RunContext
 from carrel_agents import facts, statements, trace
 from carrel_agents.findings import find_in_time
-from carrel_agents.values import DataResult, TriageResult, read_handed_on
+from carrel_agents.values import DataResult, HandedOn, TriageResult
 
 
-class Data(Agent):
+class Data(Agent[HandedOn, DataResult]):
     """Input: the request and the result of `triage`; result: a DataResult."""
 
     name = "data"
     description = "Computes the load of a usage trace over time, its trend and its unusual minutes."
 
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        handed = read_handed_on(input)
-        triage = handed.need("triage", TriageResult)
-        source = trace.source_of(handed)
-        await context.thinking("I measure the load by minute, how it changes, and how tokens lie over the requests.")
-        await context.progress("measuring the load by minute", 0, 3)
+    async def run(self, context: RunContext, input: HandedOn) -> DataResult:
+        triage = input.need("triage", TriageResult)
+        source = trace.source_of(input)
+        await context.emit.thinking(
+            "I measure the load by minute, how it changes, and how tokens lie over the requests."
+        )
+        await context.emit.progress("measuring the load by minute", 0, 3)
         (load,) = await trace.query(context, source.corpus, statements.load_sql(source))
         bucket_minutes = -(-load["minutes"] // statements.MOST_BUCKETS)
-        await context.progress("following the load over time", 1, 3)
+        await context.emit.progress("following the load over time", 1, 3)
         series = await trace.query(
             context, source.corpus, statements.series_sql(source, load["first_minute"], bucket_minutes)
         )
-        await context.progress("sorting requests by size", 2, 3)
+        await context.emit.progress("sorting requests by size", 2, 3)
         sizes = await trace.query(context, source.corpus, statements.sizes_sql(source))
         found = facts.in_time(load, series, sizes, bucket_minutes)
         findings = find_in_time({**triage.facts, **found})
-        return DataResult(facts=found, findings=tuple(findings)).as_json()
+        return DataResult(facts=found, findings=tuple(findings))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from carrel.agent import JSON, Agent, RunContext
 from carrel_agents.missing import what_is_missing
 from carrel_agents.trace import NEEDED
-from carrel_agents.values import Asked, HelperResult, TriageResult, read_handed_on
+from carrel_agents.values import Asked, HandedOn, HelperResult, TriageResult
 
 
-class DataHelper(Agent):
+class DataHelper(Agent[HandedOn, HelperResult]):
     """Input: the result of `triage`, and what came after it; result: a HelperResult.
 
     Where the data is insufficient it waits for the user's answer, one for all that is missing: {"corpus": name} or
@@ -20,19 +20,18 @@ class DataHelper(Agent):
     name = "data_helper"
     description = "Asks for data that is missing, or says what to record for a better answer."
 
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        handed = read_handed_on(input)
-        triage = handed.need("triage", TriageResult)
+    async def run(self, context: RunContext, input: HandedOn) -> HelperResult:
+        triage = input.need("triage", TriageResult)
         if triage.asked:
-            await context.thinking("The data does not suffice for an answer, so I ask for what is missing.")
-            answer = await context.wait_for_input(prompt(triage.asked), answer_schema(triage.asked))
+            await context.emit.thinking("The data does not suffice for an answer, so I ask for what is missing.")
+            answer = await context.wait_for.input(prompt(triage.asked), answer_schema(triage.asked))
             corpus = answer.pop("corpus", None)
-            return HelperResult(corpus=corpus, columns=answer).as_json()
-        await context.thinking("I say what the trace lacks for this question and how it could be recorded.")
-        cost = handed.optimization.cost if handed.optimization else None
-        missing = what_is_missing(triage, cost, optimized=handed.optimization is not None)
+            return HelperResult(corpus=corpus, columns=answer)
+        await context.emit.thinking("I say what the trace lacks for this question and how it could be recorded.")
+        cost = input.optimization.cost if input.optimization else None
+        missing = what_is_missing(triage, cost, optimized=input.optimization is not None)
         header = (*NEEDED.values(), *triage.absent_columns)
-        return HelperResult(missing=tuple(missing), record=header).as_json()
+        return HelperResult(missing=tuple(missing), record=header)
 
 
 def prompt(asked: Sequence[Asked]) -> str:
@@ -45,7 +44,8 @@ def answer_schema(asked: Sequence[Asked]) -> dict[str, JSON]:
     return {
         "type": "object",
         "properties": {
-            each.field: {"enum": [*each.choices]} if each.choices else {"type": "string", "minLength": 1} for each in asked
+            each.field: {"enum": [*each.choices]} if each.choices else {"type": "string", "minLength": 1}
+            for each in asked
         },
         "required": [each.field for each in asked],
         "additionalProperties": False,

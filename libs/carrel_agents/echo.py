@@ -17,6 +17,6 @@ class Echo(Agent):
         text = input.get("text")
         if not isinstance(text, str):
             raise AgentError("INVALID_INPUT", 'Give the words to echo as a string in "text".')
-        await context.thinking("I say back what I was told.")
-        result = await context.call_tool("echo", text=text)
+        await context.emit.thinking("I say back what I was told.")
+        result = await context.tools.call("echo", text=text)
         return {"text": result["text"]}

@@ -184,7 +184,11 @@ def _repeated(facts: Facts, groups: Sequence[Facts], prices: Facts) -> Finding |
         return None
     share = _percent(repeated["requests"], facts["requests"])
     used = [(group, name) for group, name in priced_groups(groups, prices) if group["repeated_requests"]]
-    cost = solve_money(per_million(_repeated_term(group, prices["models"][name]) for group, name in used)) if used else None
+    cost = (
+        solve_money(per_million(_repeated_term(group, prices["models"][name]) for group, name in used))
+        if used
+        else None
+    )
     same = "the same prompt" if repeated["by"] == "prompt" else "the same two counts of tokens"
     bound = "" if repeated["by"] == "prompt" else "at most "
     worth = f" They cost {money(cost.value)} {prices['currency']}." if cost else ""
@@ -212,7 +216,7 @@ def _batches(facts: Facts) -> Finding | None:
         f"{show(requests)} requests make {show(calls)} batches of one model and {show(facts['batches']['within_seconds'])} s: "
         f"{show(share.value, 1)} % fewer calls."
     )
-    return _finding("batches", ["capacity", "cost"], "What could be sent together", statement, [share], requests)
+    return _finding("batches", ["cost", "capacity"], "What could be sent together", statement, [share], requests)
 
 
 def _slow_tail(facts: Facts) -> Finding | None:

@@ -18,8 +18,14 @@ PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     for metric, pattern in (
         ("cost_percent", rf"\b(?:costs?|bill|spending|money|save|cheaper)\b[^.?!\d]*?\bby\s+{_NUMBER}\s*(?:%|percent)"),
         ("cost_percent", rf"\bsave\s+{_NUMBER}\s*(?:%|percent)"),
-        ("cost_amount", rf"\b(?:costs?|bill|spending)\b[^.?!\d]*?\b{_WITHIN}\s+\$?{_NUMBER}(?!\s*(?:%|percent|[\d.,]*\d))"),
-        ("latency_p95_ms", rf"\b(?:latency|p95)\b[^.?!\d]*?\b{_WITHIN}\s+{_NUMBER}\s*(?P<unit>ms|s|seconds?|milliseconds?)\b"),
+        (
+            "cost_amount",
+            rf"\b(?:costs?|bill|spending)\b[^.?!\d]*?\b{_WITHIN}\s+\$?{_NUMBER}(?!\s*(?:%|percent|[\d.,]*\d))",
+        ),
+        (
+            "latency_p95_ms",
+            rf"\b(?:latency|p95)\b[^.?!\d]*?\b{_WITHIN}\s+{_NUMBER}\s*(?P<unit>ms|s|seconds?|milliseconds?)\b",
+        ),
         ("requests_per_minute", rf"\b{_NUMBER}\s+requests?\s+(?:a|per)\s+minute\b"),
     )
 )
@@ -57,7 +63,9 @@ def _cost_amount(target: float, facts: Row, cost: Row | None, savings: Row | Non
     if cost is None:
         return None, "No cost was computed.", ""
     left = solve(f"{money(cost['amount'])} - {money(savings['amount'] if savings else 0)}", 4)
-    why = f"With all that was found it would cost {show(left.value, 4)} {cost['currency']}; {show(target)} are asked for."
+    why = (
+        f"With all that was found it would cost {show(left.value, 4)} {cost['currency']}; {show(target)} are asked for."
+    )
     return left.value <= target, why, left.text
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from carrel.agent import JSON, Agent, RunContext
+from carrel.agent import Agent, RunContext
 from carrel_agents.goals import read_goals
-from carrel_agents.questions import read_request
-from carrel_agents.values import GoalsResult
+from carrel_agents.values import GoalsResult, HandedOn
 
 
-class GoalsTriage(Agent):
+class GoalsTriage(Agent[HandedOn, GoalsResult]):
     """Input {"question"}; result: a GoalsResult, empty where no goal is stated in a form that is known."""
 
     name = "goals_triage"
     description = "Reads the goals in a question, as numbers, in the order in which they matter."
 
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        question = read_request(input)["question"]
-        await context.thinking("I read what is to be reached.")
-        return GoalsResult(goals=tuple(read_goals(question))).as_json()
+    async def run(self, context: RunContext, input: HandedOn) -> GoalsResult:
+        await context.emit.thinking("I read what is to be reached.")
+        return GoalsResult(goals=tuple(read_goals(input.question)))

@@ -22,7 +22,9 @@ def _lines(block: Block) -> list[str]:
         case Quote(words):
             return [f"> {_text(words)}"]
         case Items(items, ordered):
-            return [line for number, item in enumerate(items, 1) for line in _item(item, f"{number}." if ordered else "-")]
+            return [
+                line for number, item in enumerate(items, 1) for line in _item(item, f"{number}." if ordered else "-")
+            ]
         case Table(head, rows):
             return [_row(head), "|" + "---|" * len(head), *(_row([_span(cell) for cell in row]) for row in rows)]
         case Figure():

@@ -33,7 +33,10 @@ def _gap(what: str, needed: str, *topics: str) -> dict[str, JSON]:
 
 def without_result(failure: Failure) -> dict[str, JSON]:
     """The gap that an agent leaves which could not do its work."""
-    return {"what": f"{WORK[failure.agent]}: {failure.agent} failed.", "needed": f"{failure.message} [{failure.reason}]"}
+    return {
+        "what": f"{WORK[failure.agent]}: {failure.agent} failed.",
+        "needed": f"{failure.message} [{failure.reason}]",
+    }
 
 
 def _columns(triage: TriageResult) -> list[dict[str, JSON]]:
@@ -78,7 +81,13 @@ def _always(triage: TriageResult) -> list[dict[str, JSON]]:
             "Whether another model would answer as well.", "Answers of both models to the same sample, judged.", "cost"
         ),
         *(
-            [_gap("Which prompts repeat; those with the same counts of tokens may differ.", "A column PromptHash.", "cost")]
+            [
+                _gap(
+                    "Which prompts repeat; those with the same counts of tokens may differ.",
+                    "A column PromptHash.",
+                    "cost",
+                )
+            ]
             if "PromptHash" in triage.absent_columns
             else []
         ),

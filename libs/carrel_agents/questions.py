@@ -1,4 +1,4 @@
-"""What an agent is asked: the check of a request, and the rules by words that say what a question is about."""
+"""What an agent is asked: the checks of a request, and the rules by words that say what a question is about."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from carrel.agent import JSON, AgentError
+from carrel.agent import JSON
 from carrel_agents.goals import read_goals
 
 QUESTION_LIMIT = 10_000
@@ -43,22 +43,20 @@ FALLBACK = "overview"
 """The intent of a question in which no word speaks for any other."""
 
 
-def read_request(input: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The question and, where it is named, the corpus; AgentError INVALID_INPUT when one is empty, too long or no text."""
-    question = input.get("question")
-    if not isinstance(question, str) or not question.strip():
-        raise AgentError("INVALID_INPUT", 'Ask your question as a string in "question".')
+def check_question(question: str) -> str:
+    """The question; ValueError when it is empty or too long."""
+    if not question.strip():
+        raise ValueError("ask something")
     if len(question) > QUESTION_LIMIT:
-        raise AgentError(
-            "INVALID_INPUT",
-            f"The question has {len(question):,} characters: shorten it to {QUESTION_LIMIT:,} or fewer.",
-        )
-    if "corpus" not in input:
-        return {"question": question}
-    corpus = input["corpus"]
-    if not isinstance(corpus, str) or not corpus.strip():
-        raise AgentError("INVALID_INPUT", 'Name the corpus to read as a string in "corpus", or leave it out to be asked.')
-    return {"question": question, "corpus": corpus}
+        raise ValueError(f"it has {len(question):,} characters; shorten it to {QUESTION_LIMIT:,} or fewer")
+    return question
+
+
+def check_corpus(corpus: str) -> str:
+    """The name; ValueError when it is empty."""
+    if not corpus.strip():
+        raise ValueError("name a corpus, or leave it out to be asked for one")
+    return corpus
 
 
 def category(question: str) -> Literal["analysis", "goals", "administration"]:

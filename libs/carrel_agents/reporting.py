@@ -1,42 +1,86 @@
-"""The agent that writes the report: what the others computed, the relevant first, and a readable version of it."""
+"""The agent that writes the report: what the others computed, the relevant first, readable as Markdown and as an HTML page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from carrel.agent import JSON, Agent, RunContext
-from carrel_agents.missing import what_is_missing
-from carrel_agents.questions import read_request, read_results
-from carrel_agents.report import markdown
+from carrel_agents import writer
+from carrel_agents.charts import charts_of
+from carrel_agents.goals import judge
+from carrel_agents.html import html
+from carrel_agents.markdown import markdown
+from carrel_agents.missing import what_is_missing, without_result
+from carrel_agents.report import document, title
+from carrel_agents.values import ActionsResult, HandedOn, TriageResult
+
+_PARTS = ("goals_triage", "data", "optimization", "actions", "data_helper")
 
 
-class Reporting(Agent):
-    """Input: the request and the results of the four agents before it; result: the report.
+class Reporting(Agent[HandedOn, dict[str, JSON]]):
+    """Input: the request and the results of the agents before it; result: the report.
 
-    The report holds question, corpus, triage, facts, cost, findings, recommendations, savings_together, next_actions,
-    missing, prices and markdown. Every number in `markdown` is one of the others.
+    The report holds question, corpus, triage, agents, facts, cost, findings, recommendations, savings_together, next_actions, goals,
+    missing, record, failures, prices, narrative, charts, markdown and html. Every number in the texts is one of the others. What an
+    agent did not compute is None or empty, and `missing` says so.
     """
 
     name = "reporting"
     description = "Writes the report of a usage trace from what the other agents computed."
 
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        request = read_request(input)
-        triage, data, optimization, actions = read_results(input, "triage", "data", "optimization", "actions")
-        await context.thinking("I put what bears on the question first and write the report.")
-        report: dict[str, JSON] = {
-            **request,
-            "triage": triage,
-            "facts": data["facts"],
-            "cost": optimization["cost"],
-            "findings": relevant_first(optimization["findings"], triage["intent"]),
-            **actions,
-            "missing": what_is_missing(triage, data["facts"], optimization["cost"]),
-            "prices": optimization["prices"],
+    async def run(self, context: RunContext, input: HandedOn) -> dict[str, JSON]:
+        await context.emit.thinking("I put what bears on the question first and write the report.")
+        report = collected(input)
+        report["narrative"] = await writer.narrative(context, report)
+        charts = charts_of(report)
+        blocks = document(report, charts)
+        return {
+            **report,
+            "charts": [chart._asdict() for chart in charts],
+            "markdown": markdown(blocks),
+            "html": html(title(report), blocks),
         }
-        return {**report, "markdown": markdown(report)}
 
 
-def relevant_first(findings: list[dict[str, JSON]], intent: str) -> list[dict[str, JSON]]:
-    """The findings on the question's topic, then the rest; each part in the order it had."""
-    return sorted(findings, key=lambda finding: intent not in finding["topics"])
+def collected(handed: HandedOn) -> dict[str, JSON]:
+    """The results of all agents as one report, without its texts."""
+    triage, data, optimization = handed.need("triage", TriageResult), handed.data, handed.optimization
+    actions = handed.actions or ActionsResult(recommendations=(), next_actions=())
+    facts = {
+        **triage.facts,
+        **(optimization.facts if optimization else {}),
+        **(data.facts if data else {}),
+    }
+    findings = [*(optimization.findings if optimization else ()), *(data.findings if data else ())]
+    cost = optimization.cost if optimization else None
+    savings = actions.savings_together or next((item["estimated_saving"] for item in actions.recommendations), None)
+    goals = handed.goals_triage.goals if handed.goals_triage else ()
+    return {
+        "question": handed.question,
+        "corpus": handed.corpus,
+        "triage": triage.model_dump(mode="json", exclude={"facts", "limits", "asked"}, exclude_none=True),
+        "agents": ["triage", *(part for part in _PARTS if getattr(handed, part) is not None)],
+        "facts": facts,
+        "cost": cost,
+        "findings": relevant_first(findings, triage.intent),
+        **actions.model_dump(mode="json"),
+        "goals": [judge(goal, facts, cost, savings) for goal in goals],
+        "missing": _missing(handed, triage),
+        "record": [*(handed.data_helper.record if handed.data_helper else ())],
+        "failures": [failure.model_dump() for failure in handed.failures],
+        "prices": optimization.prices if optimization else None,
+    }
+
+
+def relevant_first(findings: Sequence[dict[str, JSON]], intent: str) -> list[dict[str, JSON]]:
+    """The findings that are most about the question's topic, those that bear on it, then the rest; each part in the order it had."""
+    return sorted(findings, key=lambda finding: (intent not in finding["topics"], intent != finding["topics"][0]))
+
+
+def _missing(handed: HandedOn, triage: TriageResult) -> list[dict[str, JSON]]:
+    """What failed, then what the trace lacks."""
+    failed = [without_result(failure) for failure in handed.failures]
+    if handed.data_helper is not None:
+        return [*failed, *handed.data_helper.missing]
+    cost = handed.optimization.cost if handed.optimization else None
+    return [*failed, *what_is_missing(triage, cost, optimized=handed.optimization is not None)]

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from carrel_agents.values import TimeRange
 
-MOMENT = re.compile(r"(?<![\w.-])((?:19[7-9]|2[01]\d)\d-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?)?(Z|[+-]\d\d:\d\d)?(?![\w-])", re.ASCII)
+MOMENT = re.compile(
+    r"(?<![\w.-])((?:19[7-9]|2[01]\d)\d-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?)?(Z|[+-]\d\d:\d\d)?(?![\w-])", re.ASCII
+)
 """A day, a minute or a second, each for as long as it lasts."""
 
 

@@ -54,13 +54,13 @@ async def column_names(context: RunContext, corpus: str) -> list[str]:
 
 async def corpus_names(context: RunContext) -> list[str]:
     """The corpora of the user."""
-    result = await context.call_tool("sql_query", sql="SHOW TABLES")
+    result = await context.tools.call("sql_query", sql="SHOW TABLES")
     return [row[0] for row in result["rows"]]
 
 
 async def _call(context: RunContext, corpus: str, sql: str) -> dict[str, JSON]:
     try:
-        result: dict[str, JSON] = await context.call_tool("sql_query", sql=sql)
+        result: dict[str, JSON] = await context.tools.call("sql_query", sql=sql)
     except ToolError as error:
         if error.reason != "CORPUS_NOT_FOUND":
             raise

@@ -8,15 +8,18 @@ from carrel.agent import JSON, Agent, RunContext
 from carrel_agents import facts, statements, trace
 from carrel_agents.assumptions import read_assumptions
 from carrel_agents.prices import EXAMPLE_PRICES
-from carrel_agents.questions import FALLBACK, category, classify, named, wanted_columns
+from carrel_agents.questions import FALLBACK, RULES, category, classify, named, wanted_columns
 from carrel_agents.time_range import find_time_range
-from carrel_agents.values import Asked, Entities, HandedOn, Sufficiency, TriageResult, read_handed_on
+from carrel_agents.values import Asked, Entities, HandedOn, Sufficiency, TriageResult
+from carrel_agents.writer import ask
+
+Row = Mapping[str, JSON]
 
 TELLING = 0.5
 """The least confidence with which the intent decides the workflow."""
 
 
-class Triage(Agent):
+class Triage(Agent[HandedOn, TriageResult]):
     """Input {"question", "corpus", optionally "columns": which column has what}; result: a TriageResult.
 
     The data is insufficient when no corpus is named, or when columns that every answer needs are there under other names;
@@ -26,27 +29,28 @@ class Triage(Agent):
     name = "triage"
     description = "Decides what a question is about and whether the trace can answer it."
 
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        handed = read_handed_on(input)
-        await context.thinking("I read the question and look at what the trace holds.")
-        return (await self._look(context, handed)).as_json()
+    async def run(self, context: RunContext, input: HandedOn) -> TriageResult:
+        await context.emit.thinking("I read the question and look at what the trace holds.")
+        if input.corpus is None:
+            return _insufficient(input, (_which_corpus(await trace.corpus_names(context)),))
+        return await self._look(context, input, input.corpus)
 
-    async def _look(self, context: RunContext, handed: HandedOn) -> TriageResult:
-        if handed.corpus is None:
-            return _insufficient(handed, (_which_corpus(await trace.corpus_names(context)),))
-        names = await trace.column_names(context, handed.corpus)
-        columns, asked = trace.find_columns(handed.corpus, names, handed.columns)
+    async def _look(self, context: RunContext, handed: HandedOn, corpus: str) -> TriageResult:
+        names = await trace.column_names(context, corpus)
+        columns, asked = trace.find_columns(corpus, names, handed.columns)
         if asked:
             return _insufficient(handed, asked)
         time_range, _ = find_time_range(handed.question)
-        source = trace.Source(handed.corpus, columns, time_range)
-        (totals,) = await trace.query(context, handed.corpus, statements.totals_sql(source))
-        facts.require_readable_rows(handed.corpus, totals)
+        source = trace.Source(corpus, columns, time_range)
+        (totals,) = await trace.query(context, corpus, statements.totals_sql(source))
+        facts.require_readable_rows(corpus, totals)
+        about = await _read_by_model(context, handed.question) or classify(handed.question)
         absent = tuple(name for role, name in trace.OPTIONAL.items() if columns[role] is None)
         return _result(
             handed,
-            _sufficiency(handed.question, absent),
-            models=(*totals["model_names"], *_priced(context)) if totals["model_names"] else _priced(context),
+            about,
+            _sufficiency(handed.question, about, absent),
+            models=(*(totals["model_names"] or ()), *_priced(context)),
             columns=columns,
             absent_columns=absent,
             facts=facts.volume(columns, totals),
@@ -54,8 +58,20 @@ class Triage(Agent):
         )
 
 
-def _sufficiency(question: str, absent: tuple[str, ...]) -> Sufficiency:
-    about = classify(question)
+async def _read_by_model(context: RunContext, question: str) -> Row | None:
+    """What a question is about of which the words do not say enough; None when they do, and when no model can tell."""
+    if classify(question)["confidence"] >= TELLING:
+        return None
+    instructions = (
+        f"Answer with one word, what the question about a language model's usage is about: {', '.join(RULES)} or none."
+    )
+    answer = (await ask(context, instructions, question) or "").strip().strip(".").casefold()
+    if answer not in RULES:
+        return None
+    return {"intent": answer, "confidence": TELLING, "rule": f"By its model, the question is about {answer}."}
+
+
+def _sufficiency(question: str, about: Row, absent: tuple[str, ...]) -> Sufficiency:
     if set(wanted_columns(question, about["intent"])) & set(absent):
         return "partial"
     if about["intent"] == FALLBACK or about["confidence"] < TELLING:
@@ -64,11 +80,12 @@ def _sufficiency(question: str, absent: tuple[str, ...]) -> Sufficiency:
 
 
 def _insufficient(handed: HandedOn, asked: tuple[Asked, ...]) -> TriageResult:
-    return _result(handed, "insufficient", asked=asked)
+    return _result(handed, classify(handed.question), "insufficient", asked=asked)
 
 
-def _result(handed: HandedOn, sufficiency: Sufficiency, models: tuple[str, ...] = (), **known: JSON) -> TriageResult:
-    about = classify(handed.question)
+def _result(
+    handed: HandedOn, about: Row, sufficiency: Sufficiency, models: tuple[str, ...] = (), **known: JSON
+) -> TriageResult:
     time_range, times = find_time_range(handed.question)
     return TriageResult(
         category=category(handed.question),

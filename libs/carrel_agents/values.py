@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from carrel.agent import JSON, AgentError
-from carrel_agents.questions import read_request
+from carrel_agents.questions import check_corpus, check_question
 
 Category = Literal["analysis", "goals", "administration"]
 Sufficiency = Literal["sufficient", "partial", "insufficient", "unknown"]
@@ -19,10 +18,6 @@ class Value(BaseModel):
     """A frozen value with no field beside its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def as_json(self) -> dict[str, JSON]:
-        """As it travels; what is not there is left out."""
-        return self.model_dump(mode="json", exclude_none=True)
 
 
 class TimeRange(Value):
@@ -56,7 +51,7 @@ class TriageResult(Value):
     category: Category
     intent: str
     confidence: float
-    """The share of the telling words that speak for the intent; 0 to 1."""
+    """The share of the telling words that speak for the intent; 0 to 1. One half, where a model decided because the words did not."""
     rule: str
     """What decided, in a sentence."""
     entities: Entities
@@ -126,11 +121,17 @@ class Failure(Value):
     message: str
 
 
-class HandedOn(Value):
+class Request(Value):
+    """What a user asks."""
+
+    question: Annotated[str, AfterValidator(check_question)]
+    corpus: Annotated[str, AfterValidator(check_corpus)] | None = None
+    """The trace that it is about; who leaves it out is asked for it."""
+
+
+class HandedOn(Request):
     """The request, and the results of the agents that have worked on it so far."""
 
-    question: str
-    corpus: str | None = None
     columns: dict[str, str] = {}
     """Which column plays which role, where the user had to say so."""
     triage: TriageResult | None = None
@@ -141,13 +142,13 @@ class HandedOn(Value):
     data_helper: HelperResult | None = None
     failures: tuple[Failure, ...] = ()
 
-    def as_json(self) -> dict[str, JSON]:
-        """As it travels; what is not there, or empty, is left out."""
-        return {name: value for name, value in super().as_json().items() if value not in ({}, [])}
-
     def having(self, **changes: Any) -> HandedOn:
-        """The same with some fields replaced, which are checked."""
-        return checked(HandedOn, {**self.as_json(), **changes})
+        """The same with some fields replaced."""
+        return self.model_copy(update=changes)
+
+    def without(self, agent: str, reason: str, message: str) -> HandedOn:
+        """The same, and that this agent has failed."""
+        return self.having(failures=(*self.failures, Failure(agent=agent, reason=reason, message=message)))
 
     def need(self, agent: str, kind: type[V]) -> V:
         """The result of an agent; AgentError INVALID_INPUT when it is not there."""
@@ -156,19 +157,3 @@ class HandedOn(Value):
             message = f"This agent works on the result of {agent}: start the agent supervisor, which hands it on."
             raise AgentError("INVALID_INPUT", message)
         return result
-
-
-def read_handed_on(input: Mapping[str, JSON]) -> HandedOn:
-    """The input of an agent; AgentError INVALID_INPUT with what is wrong in it."""
-    return checked(HandedOn, {**input, **read_request(input)})
-
-
-def checked(kind: type[V], value: JSON) -> V:
-    """The value of its kind; AgentError INVALID_INPUT with the first thing that is wrong in it."""
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the input"
-        message = f"{where} cannot be used ({first['msg']}): start the agent supervisor, which hands the results on."
-        raise AgentError("INVALID_INPUT", message) from None

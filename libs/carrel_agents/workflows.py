@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from enum import Enum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from carrel_agents.values import Sufficiency
+from carrel.agent import Agent
+from carrel_agents.actions import Actions
+from carrel_agents.data import Data
+from carrel_agents.data_helper import DataHelper
+from carrel_agents.goals_triage import GoalsTriage
+from carrel_agents.optimization import Optimization
+from carrel_agents.reporting import Reporting
+from carrel_agents.values import HandedOn, Sufficiency
 
 
 class OnFailure(Enum):
@@ -21,26 +28,24 @@ class OnFailure(Enum):
 class Step(NamedTuple):
     """An agent in a workflow."""
 
-    agent: str
+    agent: type[Agent[HandedOn, Any]]
     on_failure: OnFailure = OnFailure.GO_ON
     needs: tuple[str, ...] = ()
     """Agents without whose results it is passed over."""
 
 
-OPTIMIZATION = Step("optimization")
-DATA = Step("data")
-ACTIONS = Step("actions", needs=("optimization",))
-DATA_HELPER = Step("data_helper")
-REPORTING = Step("reporting", OnFailure.STOP)
+GOALS = Step(GoalsTriage)
+_OPTIMIZATION = Step(Optimization)
+_DATA = Step(Data)
+_ACTIONS = Step(Actions, needs=(Optimization.name,))
+_DATA_HELPER = Step(DataHelper)
+_REPORTING = Step(Reporting, OnFailure.STOP)
 
 WORKFLOWS = MappingProxyType[Sufficiency, tuple[Step, ...]](
     {
-        "sufficient": (OPTIMIZATION, DATA, ACTIONS, REPORTING),
-        "partial": (OPTIMIZATION, ACTIONS, DATA_HELPER, REPORTING),
-        "unknown": (DATA, OPTIMIZATION, ACTIONS, REPORTING),
+        "sufficient": (_OPTIMIZATION, _DATA, _ACTIONS, _REPORTING),
+        "partial": (_OPTIMIZATION, _ACTIONS, _DATA_HELPER, _REPORTING),
+        "unknown": (_DATA, _OPTIMIZATION, _ACTIONS, _REPORTING),
     }
 )
-"""What follows triage. Insufficient data has no workflow of its own: the data helper asks, and triage looks again."""
-
-TRIAGE = Step("triage", OnFailure.STOP)
-GOALS = Step("goals_triage")
+"""What follows triage, whose own failure ends the run. Insufficient data has no workflow: the data helper asks, and triage looks again."""

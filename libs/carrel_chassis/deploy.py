@@ -1,10 +1,11 @@
 """The operator's commands for a system whose PostgreSQL and NATS are run by others; `prepare` may be called at any time.
 
-    python -m carrel_chassis.deploy prepare --to DIR [--postgres-url URL] [--nats-url URL] [--dev-issuer]
+    python -m carrel_chassis.deploy prepare --to DIR [--postgres-url URL] [--nats-url URL] [--peer-tls] [--dev-issuer]
     python -m carrel_chassis.deploy api-key --to DIR --context HOST:PORT --tenant TENANT --user USER
 
 DIR/secrets.json  the passwords of the database roles
 DIR/keys/         the keys of all services, and the operator's
+DIR/tls/          with --peer-tls: the authority of this system, and a certificate of each service and of the operator
 DIR/<service>/    what that service reads, as CARREL_SECRETS_DIR
 """
 
@@ -42,6 +43,7 @@ def prepare_command(given: argparse.Namespace) -> str:
             dev_issuer=given.dev_issuer,
             owner=given.owner,
             take_over=given.take_over,
+            peer_tls=given.peer_tls,
         )
     )
     names = ", ".join(service.name for service in SERVICES)
@@ -107,6 +109,9 @@ def _add_prepare(command: Any) -> None:
         action="store_true",
         default=bool(os.environ.get(DEV_ISSUER)),
         help=f"the gateway believes tokens made from DIR/keys: for development; or {DEV_ISSUER}=1",
+    )
+    command.add_argument(
+        "--peer-tls", action="store_true", help="the services speak TLS with each other, both sides certified"
     )
     command.add_argument("--owner", type=_owner, metavar="UID[:GID]", help="who reads the folders, where root prepares")
     command.add_argument("--take-over", action="store_true", help="gives the roles of an older folder new passwords")

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from carrel_chassis.db.migrate import migrate
 from carrel_chassis.service_secrets import Owner, Secrets, write_folder
+from carrel_chassis.stack.certificates import settle_certificates
 from carrel_chassis.stack.data_folder import kept_passwords
 from carrel_chassis.stack.errors import StackError
 from carrel_chassis.stack.files import make_private_folder
@@ -40,6 +41,8 @@ class Order:
     dev_issuer: bool
     owner: Owner | None
     take_over: bool
+    peer_tls: bool
+    """Whether the services are to speak TLS with each other, by certificates made here."""
 
 
 def prepare(order: Order) -> None:
@@ -59,14 +62,15 @@ def _prepare(order: Order) -> None:
     asyncio.run(_look(server, order.nats_url, expected=kept.exists() or order.take_over))
     try:
         ensure_keys(make_private_folder(order.to / "keys"))
+        certificates = settle_certificates(order.to, wanted=order.peer_tls)
         passwords = kept_passwords(kept, LOGIN_ROLES)
     except ValueError as error:
         raise StackError(
-            f"A key or secrets.json in {order.to} is damaged ({error}): restore it from a copy."
+            f"A key, a certificate or secrets.json in {order.to} is damaged ({error}): restore it from a copy."
         ) from error
     asyncio.run(_make(server, passwords))
     urls = {role: server.url(role, passwords[role]) for role in LOGIN_ROLES}
-    secrets = Secrets(order.to / "keys", urls, order.nats_url, order.dev_issuer, order.mounted_at)
+    secrets = Secrets(order.to / "keys", urls, order.nats_url, order.dev_issuer, order.mounted_at, certificates)
     for service in SERVICES:
         write_folder(order.to / service.name, secrets.of(service), order.owner)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from carrel_chassis.stack.certificates import certificate_files
 from carrel_chassis.stack.files import make_private_folder, write_private
 from carrel_chassis.stack.keys import JWT_AUDIENCE, JWT_ISSUER
 from carrel_chassis.stack.layout import Service
@@ -39,6 +40,8 @@ class Secrets:
     """Whether the gateway believes the tokens that can be made from the key in `keys`."""
     mounted_at: Path
     """Where the services see the folder that holds theirs."""
+    certificates: Path | None = None
+    """The folder that `stack.certificates.ensure_certificates` has filled; None leaves the lines between services in the open."""
 
     def of(self, service: Service) -> dict[str, str]:
         """The files of the service's folder, by name; nothing that another service alone needs is among them."""
@@ -50,7 +53,14 @@ class Secrets:
             files[f"carrel_{setting.lower()}"] = self.database_urls[role]
         if service.name in _ON_THE_BUS:
             files["carrel_nats_url"] = self.nats_url
-        return files | self._special(service)
+        return files | self._certificate(service) | self._special(service)
+
+    def _certificate(self, service: Service) -> dict[str, str]:
+        """Copies of its certificate, under the same names for each service."""
+        found = certificate_files(self.certificates, service.identity)
+        names = {"PEER_CA_FILE": "ca.crt", "PEER_CERT_FILE": "peer.crt", "PEER_KEY_FILE": "peer.key"}
+        copies = [self._copy(service, setting.lower(), names[setting], Path(file)) for setting, file in found.items()]
+        return {name: text for copy in copies for name, text in copy.items()}
 
     def _special(self, service: Service) -> dict[str, str]:
         if service.name == "context":
@@ -63,9 +73,12 @@ class Secrets:
         return {}
 
     def _key(self, service: Service, setting: str, name: str, source: str) -> dict[str, str]:
-        """A copy of a key file, and the setting that tells the service where it sees it."""
+        return self._copy(service, setting, name, self.keys / source)
+
+    def _copy(self, service: Service, setting: str, name: str, source: Path) -> dict[str, str]:
+        """A copy of a file, and the setting that tells the service where it sees it."""
         return {
-            name: (self.keys / source).read_text(),
+            name: source.read_text(),
             f"carrel_{setting}": str(self.mounted_at / service.name / name),
         }
 

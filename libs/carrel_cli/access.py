@@ -20,6 +20,7 @@ from carrel_chassis.errors import CarrelError
 from carrel_chassis.ids import check_id
 from carrel_cli.data_dir import default_data_dir
 from carrel_cli.errors import CommandError
+from carrel_cli.terminal import terminal_session
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def choose_token(data_dir: Path, tenant: str | None, user: str | None, token: st
     if bool(tenant) != bool(user):
         raise typer.BadParameter("a user is named by both --tenant and --user.", param_hint="'--tenant' / '--user'")
     if tenant and user:
-        return local_token(data_dir, tenant, user)
+        return local_token(data_dir, tenant, user, session_id=terminal_session(tenant, user))
     found = token or os.environ.get("CARREL_TOKEN")
     if not found:
         raise typer.BadParameter(
@@ -74,13 +75,15 @@ def choose_token(data_dir: Path, tenant: str | None, user: str | None, token: st
     return found.strip()
 
 
-def local_token(data_dir: Path, tenant: str, user: str, lifetime_seconds: float = 12 * 3600.0) -> str:
-    """A development token of this machine's own system."""
+def local_token(
+    data_dir: Path, tenant: str, user: str, lifetime_seconds: float = 12 * 3600.0, session_id: str = ""
+) -> str:
+    """A development token of this machine's own system, of a new session where none is named."""
     from carrel_chassis.stack.development import development_token
 
     check_user(tenant, user)
     try:
-        return development_token(data_dir, tenant, user, lifetime_seconds)
+        return development_token(data_dir, tenant, user, lifetime_seconds, session_id)
     except FileNotFoundError:
         raise CommandError(
             "NOT_RUNNING", f"The data folder {data_dir} holds no system yet: start one with `{up_command(data_dir)}`."

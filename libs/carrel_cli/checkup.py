@@ -40,7 +40,7 @@ async def check_up(data_dir: Path, port_base: int) -> list[Check]:
     checks = [_python(), await _postgres(data_dir), await _nats(), await _sandbox(), _data_folder(data_dir)]
     if addresses is None:
         return [*checks, _ports(port_base), _not_running(data_dir)]
-    states = await healths(addresses)
+    states = await healths(data_dir, addresses)
     return [*checks, Check("system", "ok", f"runs as process {lock_holder(data_dir)}"), *map(_service, states.items())]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -57,11 +58,18 @@ async def list_(session: Session) -> None:
 @app.command("download")
 @client_command
 async def download(
-    session: Session, name: Name, file: Annotated[Path, typer.Argument(help="Where to write it; replaced.")]
+    session: Session,
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="Where to write it; replaced. - for standard output.")],
 ) -> None:
     """Writes the bytes of a corpus to a file, as they were uploaded."""
     from carrel_cli.documents import document
 
+    if str(file) == "-":
+        if session.out.as_json:
+            raise typer.BadParameter("only one of - and --json can have standard output.", param_hint="'file'")
+        sys.stdout.buffer.write(await session.client.read_corpus(name))
+        return
     try:
         with session.out.waiting(f"Downloading {name}"):
             corpus = await session.client.download_corpus(name, file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -30,13 +31,26 @@ from carrel_cli import (
 from carrel_cli.demo import command as demo
 
 app = typer.Typer(
-    help="Runs AI agents for many users at once, each alone at their own desk.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 _HERE, _ADMIN = "The system on this machine", "What its operator does"
 _USE, _SEE = "What a user does", "What a user sees"
+
+
+@app.callback()
+def carrel(
+    version: Annotated[bool, typer.Option("--version", help="Says which Carrel this is.", is_eager=True)] = False,
+) -> None:
+    """Runs AI agents for many users at once, each alone at their own desk."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"carrel {installed('carrel')}")
+        raise typer.Exit
+
+
 app.command("up", rich_help_panel=_HERE)(stack.up)
 app.command("down", rich_help_panel=_HERE)(stack.down)
 app.command("doctor", rich_help_panel=_HERE)(doctor.doctor)

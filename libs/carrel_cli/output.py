@@ -59,7 +59,7 @@ class Output:
             _print_parts(self.notes, parts, whole=False)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-        """Rows for a person; on a pipe tab-separated under their names. `empty` is said when there are none."""
+        """Rows for a person; on a pipe tab-separated under their names, if they have any. `empty` is said when there are none."""
         if self.as_json:
             return
         if not rows:
@@ -67,7 +67,7 @@ class Output:
         elif self.console.is_terminal:
             self._draw(columns, rows)
         else:
-            for row in (columns, *rows):
+            for row in (columns, *rows) if any(columns) else rows:
                 self.text("\t".join(one_line(cell) for cell in row))
 
     def markdown(self, text: str) -> None:

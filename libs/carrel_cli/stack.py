@@ -35,13 +35,16 @@ async def up(
         str | None, typer.Option(help="An external PostgreSQL, as a role that may create roles and databases.")
     ] = None,
     nats_url: Annotated[str | None, typer.Option(help="An external NATS server.")] = None,
+    peer_tls: Annotated[bool, typer.Option("--peer-tls", help="The services speak TLS with each other.")] = False,
 ) -> int | None:
     """Starts the whole system on this machine; it runs until Ctrl-C."""
     from carrel_chassis.stack import Stack, StackSettings
     from carrel_cli.signals import Stopped, stop_signals, unless
 
     quiet_logs()
-    settings = StackSettings(local.data_dir, port_base=port_base, postgres_url=postgres_url, nats_url=nats_url)
+    settings = StackSettings(
+        local.data_dir, port_base=port_base, postgres_url=postgres_url, nats_url=nats_url, peer_tls=peer_tls
+    )
     stack = Stack(settings)
     stack.on_exit = Deaths(local, stack).report
     with stop_signals() as asked:

@@ -81,7 +81,7 @@ def session_not_found(session_id: str) -> CarrelError:
     return CarrelError(
         Kind.NOT_FOUND,
         "SESSION_NOT_FOUND",
-        f"You have no session {session_id}; ListSessions lists yours.",
+        f"You have no session {session_id}; list your sessions to see which you have.",
         metadata={"session_id": session_id},
     )
 

@@ -29,6 +29,7 @@ from carrel_execution.follow import Followers
 from carrel_execution.guard import instance_factory, watched_loop
 from carrel_execution.journal_store import JournalStore
 from carrel_execution.leases import Leases
+from carrel_execution.models import open_models
 from carrel_execution.operations import CANCEL_SUBJECT, WAKE_SUBJECT, Operations
 from carrel_execution.outbox import Outbox
 from carrel_execution.queue import Queue
@@ -159,6 +160,7 @@ async def _workshop(
             outbox=Outbox(queue, contexts, log, statistics),
             factory=factory,
             statistics=statistics,
+            models=await stack.enter_async_context(open_models(settings.models_file)),
         ),
         leases_queue,
     )

@@ -8,9 +8,9 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from carrel.agent import JSON, AgentError, ToolError
+from carrel.replay import Answered, WaitState
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_execution.domain import clean, from_json, to_json
-from carrel_execution.journal import Answered, WaitState
 from carrel_execution.json_schema import faults
 
 MAX_ANSWER_BYTES = 256 * 1024

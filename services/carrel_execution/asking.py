@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from carrel_execution.journal import Ask
+from carrel.replay import Ask
 from carrel_execution.parts import Parts
 
 _QUIET_SECONDS = 0.02

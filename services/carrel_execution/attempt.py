@@ -12,8 +12,10 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 from carrel.agent import JSON, AgentError, Retry, ToolError
+from carrel.agent_errors import AgentDied
 from carrel.api.context.v1 import user_context_pb2
 from carrel.api.events.v1 import event_pb2 as pb
+from carrel.replay import Answered, Ask
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.logs import get_logger
 from carrel_execution import domain, events
@@ -21,11 +23,12 @@ from carrel_execution.answers import consent_until
 from carrel_execution.asking import Asking
 from carrel_execution.clients import Consent, Contexts, Credential, Log, Tools, passes, persist
 from carrel_execution.credentials import ContextRefused, Credentials
-from carrel_execution.domain import AgentDied, ClaimedRun, Outcome, State
+from carrel_execution.domain import ClaimedRun, Outcome, State
 from carrel_execution.emitter import Emitter
 from carrel_execution.factory import InstanceFactory
-from carrel_execution.journal import Answered, Ask
 from carrel_execution.journal_store import JournalStore, Standing
+from carrel_execution.model_requests import Write
+from carrel_execution.models import Models
 from carrel_execution.outbox import Outbox
 from carrel_execution.parts import Part
 from carrel_execution.queue import Ended, Queue, Sent
@@ -34,6 +37,7 @@ from carrel_execution.run_context import LiveContext
 from carrel_execution.run_journal import RunJournal
 from carrel_execution.settings import ExecutionSettings
 from carrel_execution.statistics import RunStatistics
+from carrel_execution.tool_progress import Tell
 from carrel_execution.world import ConsentRequired, ReplayedFailure
 
 _SETTLE_SECONDS = 0.25
@@ -67,6 +71,7 @@ class Workshop:
     outbox: Outbox
     factory: InstanceFactory
     statistics: RunStatistics
+    models: Models
     abandoned: set[asyncio.Task[Any]] = field(default_factory=set)
     """Agents that did not stop when they were told to; nothing they do reaches the world."""
 
@@ -249,18 +254,20 @@ class Attempt:
         return self._asking.parts.part(kind, name, step_id)
 
     async def emit(self, event: pb.Event) -> None:
-        self._told += 1
+        self._told += not event.partial_result.delta
         if self._told > (most := self._workshop.settings.events_per_run):
             # Not slowed down but ended: each event stays in the log of its user, and a run without end would fill that.
             await self.give_up("TOO_MANY_EVENTS", f"The run has sent more than {most} events; tell less, or in parts.")
         await self._emitter.emit(event)
 
-    async def call_tool(self, step_id: str, tool: str, arguments_json: str, consent: Answered | None) -> str:
+    async def call_tool(
+        self, step_id: str, tool: str, arguments_json: str, consent: Answered | None, tell: Tell
+    ) -> str:
         seconds = max(0.1, self._deadline - asyncio.get_running_loop().time())
         given = _consent(self.run, consent) if consent is not None else None
 
         async def execute(signed: bytes) -> str:
-            return await self._workshop.tools.execute(signed, step_id, tool, arguments_json, seconds, given)
+            return await self._workshop.tools.execute(signed, step_id, tool, arguments_json, seconds, given, tell)
 
         try:
             # tool-dispatch may be killed and come back: the same step is asked for again and has one effect.
@@ -275,6 +282,14 @@ class Attempt:
                 what = "with other arguments" if before == tool else f"and for the tool {before}"
                 await self.disagree(self.run.agent, step_id, f"the tool {tool} now {what} before")
             raise _tool_error(error) from None
+
+    @property
+    def models(self) -> Sequence[str]:
+        return self._workshop.models.names
+
+    async def call_model(self, model: str, request: Mapping[str, JSON], message_id: str, write: Write) -> JSON:
+        seconds = max(0.1, self._deadline - asyncio.get_running_loop().time())
+        return await self._workshop.models.call(model, request, message_id, write, seconds)
 
     async def ask(self, ask: Ask) -> NoReturn:
         await self.journal.flush()

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import grpc
+
 from carrel.api.context.v1 import context_service_pb2 as context_pb
 from carrel.api.context.v1 import context_service_pb2_grpc as context_rpc
 from carrel.api.context.v1 import user_context_pb2
@@ -19,6 +21,7 @@ from carrel_chassis.ids import new_id
 from carrel_chassis.logs import get_logger
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.rpc.status import remote_errors
+from carrel_execution.tool_progress import Tell
 
 T = TypeVar("T")
 
@@ -26,6 +29,8 @@ _FIRST_DELAY_SECONDS = 0.02
 _LONGEST_DELAY_SECONDS = 1.0
 _CONTEXT_SECONDS = 5.0
 _APPEND_SECONDS = 10.0
+_TOOL_SECONDS = 5.0
+_MOST_TOOLS = 10_000
 
 
 def passes(error: CarrelError) -> bool:
@@ -110,11 +115,20 @@ class Tools:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._stub: tool_rpc.ToolServiceAsyncStub = tool_rpc.ToolServiceStub(peer.channel)
+        self._telling: dict[str, bool] = {}
+        """Whether a tool tells how far it has come."""
 
     async def execute(
-        self, signed: bytes, step_id: str, tool: str, arguments_json: str, seconds: float, consent: Consent | None
+        self,
+        signed: bytes,
+        step_id: str,
+        tool: str,
+        arguments_json: str,
+        seconds: float,
+        consent: Consent | None,
+        tell: Tell,
     ) -> str:
-        """The JSON result of a tool; the same step may be asked for again."""
+        """The JSON result of a tool; the same step may be asked for again. `tell` hears how far the tool has come, if it says that."""
         request = tool_service_pb2.ExecuteToolRequest(step_id=step_id, tool=tool, arguments_json=arguments_json)
         if consent is not None:
             request.approval.approval_id = consent.approval_id
@@ -122,9 +136,39 @@ class Tools:
             request.approval.user_id = consent.user_id
             request.approval.approve_time.FromMicroseconds(int(consent.approve_time * 1e6))
             request.approval.expire_time.FromMicroseconds(int(consent.expire_time * 1e6))
+        if await self._tells_progress(signed, tool):
+            return await self._followed(signed, request, seconds, tell)
         with remote_errors():
             answer = await self._stub.ExecuteTool(request, metadata=self._peer.metadata(signed), timeout=seconds)
         return answer.result_json
+
+    async def _followed(
+        self, signed: bytes, request: tool_service_pb2.ExecuteToolRequest, seconds: float, tell: Tell
+    ) -> str:
+        following = tool_service_pb2.ExecuteToolStreamRequest(call=request)
+        with remote_errors():
+            stream = self._stub.ExecuteToolStream(following, metadata=self._peer.metadata(signed), timeout=seconds)
+            try:
+                async for message in stream:
+                    if message.HasField("result"):
+                        return str(message.result.result_json)
+                    await tell(message.progress.message, message.progress.done, message.progress.total)
+            finally:
+                stream.cancel()  # nothing, when it is over
+        raise CarrelError(Kind.UNAVAILABLE, "UNAVAILABLE", "tool-dispatch ended a stream without a result.")
+
+    async def _tells_progress(self, signed: bytes, tool: str) -> bool:
+        """Asked once for each tool: most tell nothing, and a stream costs more than a call. What a user may call is never kept."""
+        if tool not in self._telling:
+            request = tool_service_pb2.GetToolRequest(tool=tool)
+            try:
+                answer = await self._stub.GetTool(request, metadata=self._peer.metadata(signed), timeout=_TOOL_SECONDS)
+            except grpc.aio.AioRpcError:
+                return False  # the call itself says what is wrong
+            if len(self._telling) == _MOST_TOOLS:
+                self._telling.clear()
+            self._telling[tool] = answer.tool.tells_progress
+        return self._telling[tool]
 
 
 class Log:

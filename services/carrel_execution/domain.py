@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any
 
-from carrel.agent import AgentError
+from carrel.json_text import clean as clean
+from carrel.json_text import from_json as from_json
+from carrel.json_text import to_json as to_json
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.ids import check_id, is_id
 
@@ -128,13 +129,6 @@ class ClaimedRun:
         return (self.run_id, self.epoch)
 
 
-class AgentDied(AgentError):
-    """The agent, or the process that it ran in, is gone. `cause` is one sentence for the user. An agent that had called it may go on."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__("AGENT_DIED", cause)
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ends. `message` is one sentence for its user."""
@@ -178,33 +172,6 @@ def timed_out(seconds: float) -> Outcome:
     """TIMED_OUT after so many seconds."""
     message = f"The run was not done within {seconds:g} s; ask for less, or in parts."
     return Outcome(State.TIMED_OUT, reason="RUN_TIMED_OUT", message=message)
-
-
-def to_json(value: Any) -> str:
-    """Compact JSON; ValueError for what is no JSON value: NaN, objects, cycles, keys that are no strings, half characters."""
-    try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
-    text.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
-    return text
-
-
-def from_json(text: str) -> Any:
-    """The value of a JSON text; ValueError also for NaN and for depths that Python cannot hold."""
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def clean(value: object, limit: int) -> str:
-    """Text that every store and wire takes: no NUL, no half characters, at most `limit` characters."""
-    return str(value).encode("utf-8", "replace").decode().replace("\0", "")[:limit]
 
 
 @dataclass(frozen=True, slots=True)

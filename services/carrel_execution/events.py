@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from carrel.api.events.v1 import event_pb2 as pb
+from carrel.replay import Answered, Ask, WaitKind, WaitState
 from carrel_execution.domain import Outcome, State, clean
-from carrel_execution.journal import Answered, Ask, WaitKind, WaitState
 
 _BATCH_EVENTS = 200
 _BATCH_BYTES = 1024 * 1024
@@ -112,6 +112,7 @@ TYPES: Mapping[type, str] = {
     pb.AgentCompleted: "agent_completed",
     pb.AgentFailed: "agent_failed",
     pb.ProgressUpdate: "progress_update",
+    pb.PartialResult: "partial_result",
     pb.Custom: "custom",
     pb.ApprovalRequested: "approval_requested",
     pb.ApprovalResolved: "approval_resolved",

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from opentelemetry import metrics
 
-from carrel.agent import JSON, Agent, AgentError, RunContext
+from carrel.agent import JSON, Agent, AgentError, RunPort
 from carrel_chassis.logs import get_logger
 from carrel_execution import keepsakes
 from carrel_execution.in_loop import LoopAgent
@@ -25,7 +25,7 @@ _MICROSECONDS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 class Instance(Protocol):
     """An agent for the length of one run, wherever it runs."""
 
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+    async def run(self, port: RunPort, input: Mapping[str, JSON]) -> JSON:
         """As Agent.run; raises AgentDied when the agent, or what it ran in, is gone."""
 
 

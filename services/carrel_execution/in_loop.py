@@ -10,10 +10,10 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
-from carrel.agent import JSON, Agent, AgentError, RunContext
+from carrel.agent import JSON, Agent, AgentError, RunContext, RunPort
+from carrel.agent_errors import AgentDied
 from carrel_chassis.logs import get_logger
 from carrel_execution import keepsakes
-from carrel_execution.domain import AgentDied
 
 CLOSE_SECONDS = 1.0
 """How long an agent's `close`, and the tasks that it has left, may take to end."""
@@ -40,13 +40,13 @@ class LoopAgent:
         self._work: asyncio.Task[Any] | None = None
         self._death: AgentDied | None = None
 
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+    async def run(self, port: RunPort, input: Mapping[str, JSON]) -> JSON:
         """As the agent's own; raises AgentDied for what would end the process."""
-        outer, self._work, self.run_id = _at_work.get(), asyncio.current_task(), context.run_id
+        outer, self._work, self.run_id = _at_work.get(), asyncio.current_task(), port.run_id
         _at_work.set(self)
         try:
-            result = await self.agent.run(context, input)
-            keepsakes.refuse_foreign(self.agent, context)
+            result = await self.agent.perform(RunContext(port), input)
+            keepsakes.refuse_foreign(self.agent, port)
             return result
         except asyncio.CancelledError:
             if self._death is not None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from carrel.api.runs.v1 import run_pb2
 from carrel.api.runs.v1 import run_service_pb2 as pb
+from carrel.replay import WaitKind, WaitState
 from carrel_chassis.errors import invalid
 from carrel_execution.cancelling import Cancelled
-from carrel_execution.journal import WaitKind, WaitState
 from carrel_execution.journal_repository import Step, Wait
 from carrel_execution.run_messages import run_message
 from carrel_execution.waits import Decision

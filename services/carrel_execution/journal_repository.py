@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import text
 
+from carrel.replay import WaitKind, WaitState
 from carrel_chassis.db.engine import Connection, Row
 from carrel_chassis.identity import UserContext
-from carrel_execution.journal import WaitKind, WaitState
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
 

@@ -12,12 +12,12 @@ from typing import Any
 import asyncpg
 from sqlalchemy import TextClause, text
 
+from carrel.replay import Answered, Ask, Journal, StepKind, StepRecord, StepState, WaitKind, WaitState
 from carrel_chassis.db.engine import Engine
 from carrel_chassis.db.sessions import database_errors
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_execution import events
 from carrel_execution.domain import ClaimedRun
-from carrel_execution.journal import Answered, Ask, Journal, StepKind, StepRecord, StepState, WaitKind, WaitState
 
 _BATCH_STEPS = 500
 _BATCH_BYTES = 8 * 1024 * 1024

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from carrel.agent import Agent, AgentClass, AgentError, RunContext
+from carrel.agent import Agent, AgentClass, AgentError, OfRun, RunPort
 from carrel_chassis.identity import UserContext
 
 _CONNECTIONS = frozenset(("asyncpg", "grpc", "nats", "sqlalchemy", "carrel_chassis", "carrel_execution"))
 """The packages whose objects lead to a database, a service or another run."""
 _CHANGEABLE = (list, dict, set, bytearray)
-_OF_EVERY_CLASS = frozenset(("input_schema", "__annotations__", "__dict__", "__weakref__"))
+_OF_EVERY_CLASS = frozenset(("input_schema", "output_schema", "__annotations__", "__dict__", "__weakref__"))
 
 
 def on_instance(agent: Agent) -> dict[str, str]:
@@ -30,10 +30,10 @@ def on_class(agent_class: type[Agent]) -> dict[str, str]:
     return found
 
 
-def refuse_foreign(agent: Agent, context: RunContext) -> None:
+def refuse_foreign(agent: Agent, port: RunPort) -> None:
     """Raises AgentError when the agent holds the context of another run, or anybody's identity."""
     for name, value in _values(vars(agent)):
-        foreign = isinstance(value, RunContext) and value.run_id != context.run_id
+        foreign = isinstance(value, (OfRun, RunPort)) and value.run_id != port.run_id
         if foreign or isinstance(value, UserContext):
             message = f"The agent holds what is another run's in {name}; it must take everything from its own context."
             raise AgentError("FOREIGN_CONTEXT", message)
@@ -42,7 +42,7 @@ def refuse_foreign(agent: Agent, context: RunContext) -> None:
 def _forbidden(attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in _values(attributes):
         package = type(value).__module__.partition(".")[0]
-        if isinstance(value, RunContext) or package in _CONNECTIONS:
+        if isinstance(value, (OfRun, RunPort)) or package in _CONNECTIONS:
             yield name, type(value).__name__
 
 

@@ -16,6 +16,8 @@ from carrel_execution.waiting import woken
 from carrel_execution.worker import Worker
 
 _RETRY_SECONDS = 0.3
+_REAP_SECONDS = 0.5
+"""How often it looks for the runs of lost workers: a small index read, and the time by which they go on later."""
 
 
 class Leases:
@@ -40,17 +42,20 @@ class Leases:
         self._on_requeued = on_requeued
         self._on_ended = on_ended
         self._asked = asyncio.Event()
+        self._renewal_time = 0.0
+        """By the loop's clock: when the next renewal is due."""
 
     def renew_soon(self) -> None:
         """Somebody says that there is something to learn."""
+        self._renewal_time = 0.0
         self._asked.set()
 
     async def run(self) -> None:
         """For ever. First its own runs, then those of others: after an outage of the database nobody takes its own for lost."""
         while True:
-            delay = self._settings.lease_seconds / 3
+            delay = _REAP_SECONDS
             try:
-                await self.renew()
+                await self._renew_in_time()
                 await self.reap()
             except CarrelError as error:
                 get_logger().warning("leases.wait", reason=error.reason)
@@ -59,6 +64,16 @@ class Leases:
                 get_logger().exception("leases.failed")
                 delay = _RETRY_SECONDS
             await woken(self._asked, delay)
+
+    async def _renew_in_time(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._renewal_time:
+            self._renewal_time = now + self._settings.lease_seconds / 3
+            try:
+                await self.renew()
+            except BaseException:
+                self._renewal_time = 0.0
+                raise
 
     async def renew(self) -> None:
         """Keeps what is ours, and learns what is to be cancelled or lost."""

@@ -14,6 +14,7 @@ from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id, new_id
 from carrel_execution import domain, events
 from carrel_execution.domain import ClaimedRun, ListRequest, Run, State
+from carrel_execution.model_usage import ModelUsage, usage_of_run
 from carrel_execution.outbox import Outbox
 from carrel_execution.registry import AgentRegistry
 from carrel_execution.repository import Runs
@@ -149,6 +150,11 @@ class Operations:
         if run is None:
             raise domain.run_not_found(run_id)
         return run
+
+    async def model_usage(self, user: UserContext, call_id: str, run_id: str) -> list[ModelUsage]:
+        """What a run has asked of models so far; nothing for one that the user does not have."""
+        async with self._sessions.open(user, call_id) as connection:
+            return await usage_of_run(connection, user, run_id)
 
     async def list_runs(self, user: UserContext, call_id: str, request: ListRequest) -> tuple[list[Run], str]:
         """A page of runs, newest first, and the token of the next page, "" on the last."""

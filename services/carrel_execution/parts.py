@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-AGENT, TOOL, STEP, PROCESS = "agent", "tool", "step", "process"
+AGENT, TOOL, STEP, PROCESS, MODEL = "agent", "tool", "step", "process", "model"
 
 _STOPPED = {
     AGENT: "The agent has stopped.",
     TOOL: "The call was cancelled; its line among the tool calls says what is known of its effect.",
     STEP: "The step was cancelled; what it had done by then is not undone.",
     PROCESS: "The process has ended.",
+    MODEL: "The request was dropped; what the model had written by then may be charged.",
 }
 
 

@@ -7,41 +7,47 @@ from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any
 
-from carrel.agent import JSON, AgentError, OutcomeUnknown, RunContext, ToolError
+from carrel import replay
+from carrel.agent import JSON, AgentError, OutcomeUnknown, RunPort, ToolError
 from carrel.api.events.v1 import event_pb2 as pb
-from carrel_execution import answers, events, journal
+from carrel.replay import Answered, Ask, Mismatch, StepKind, StepRecord, StepState, WaitKind, WaitState
+from carrel_execution import answers, events
 from carrel_execution.domain import clean, from_json, to_json
 from carrel_execution.factory import Instance
-from carrel_execution.journal import Answered, Ask, Mismatch, StepKind, StepRecord, StepState, WaitKind, WaitState
-from carrel_execution.parts import STEP, TOOL
+from carrel_execution.model_requests import text_in
+from carrel_execution.parts import MODEL, STEP, TOOL
 from carrel_execution.thread_state import LiveState
+from carrel_execution.tool_progress import ToolProgress
 from carrel_execution.world import ConsentRequired, ReplayedFailure, World, check_open
 
 _MAX_TEXT = 8000
 _MAX_PROMPT = 2000
 _MAX_CUSTOM = 64 * 1024
+_MAX_PARTIAL = 48 * 1024
+"""Characters of a whole text in an event; the journal has all of it."""
 _MAX_DEPTH = 8
 _MAX_NAME = 128
 
 
-class LiveContext(RunContext):
-    """The context of one agent within an attempt. `place` is its own: "" for the agent of the run, "2" for what its second step
+class LiveContext(RunPort):
+    """What the context of one agent within an attempt stands on. `place` is its own: "" for the agent of the run, "2" for what its second step
     called. Steps, messages and looks at the clock are counted apart, so that a message more or less moves no step."""
 
     def __init__(self, world: World, agent: str, place: str = "") -> None:
         self.run_id, self.thread_id, self.agent = world.run_id, world.thread_id, agent
-        self.settings = world.agent_settings()
+        self.settings, self.models = world.agent_settings(), world.models
         self.place = place
         self.random = Random(f"{world.run_id}/{place}")
         self.state = LiveState(world)
         self._world = world
         self._steps = 0
         self._messages = 0
+        self._deltas = 0
         self._looks = 0
         # What a retry tells is new, though it stands at an old place.
         self._again = f"~{world.journal.before.retry}" if world.journal.before.retry else ""
 
-    async def call_tool(self, tool: str, **arguments: JSON) -> JSON:
+    async def call_tool(self, tool: str, /, **arguments: JSON) -> JSON:
         await check_open(self._world)
         step = self._next_step()
         try:
@@ -68,28 +74,29 @@ class LiveContext(RunContext):
         *earlier, last = self._world.journal.before.keys(place)
         for key in earlier:
             try:
-                return await self._call(key, tool, arguments_json)
+                return await self._call(place, key, tool, arguments_json)
             except ReplayedFailure:
                 continue
-        return await self._call(last, tool, arguments_json)
+        return await self._call(place, last, tool, arguments_json)
 
-    async def _call(self, key: str, tool: str, arguments_json: str) -> str:
+    async def _call(self, place: str, key: str, tool: str, arguments_json: str) -> str:
         """Makes the call; where the user must consent first, the run waits for that and then makes it again."""
-        asked = journal.digest(tool, arguments_json)
+        asked = replay.digest(tool, arguments_json)
         wait = await self._waited(key, WaitKind.APPROVAL, asked, f"the tool {tool}")
         if wait is not None:
             await self._tell_of(wait)
             answers.check_consent(wait, tool)
         try:
             with self._world.part(TOOL, tool, key):
-                return await self._world.call_tool(key, tool, arguments_json, wait)
+                told = ToolProgress(self._emit, key, f"{self.run_id}.{place}", self._world.now)
+                return await self._world.call_tool(key, tool, arguments_json, wait, told)
         except ConsentRequired as required:
             if wait is not None:
                 message = f"The consent to {tool} is worth nothing any more; ask again in a new run."
                 raise ToolError("APPROVAL_EXPIRED", message) from None
             await self._world.ask(
                 Ask(
-                    wait_id=journal.wait_id(self.run_id, key),
+                    wait_id=replay.wait_id(self.run_id, key),
                     step_id=key,
                     kind=WaitKind.APPROVAL,
                     agent=self.agent,
@@ -108,12 +115,12 @@ class LiveContext(RunContext):
         await check_open(self._world)
         step = self._next_step()
         prompt, schema_json = clean(prompt, _MAX_PROMPT), answers.checked_schema(schema)
-        asked = journal.digest(prompt, schema_json)
+        asked = replay.digest(prompt, schema_json)
         wait = await self._waited(step, WaitKind.INPUT, asked, "an answer of its user")
         if wait is None:
             await self._world.ask(
                 Ask(
-                    wait_id=journal.wait_id(self.run_id, step),
+                    wait_id=replay.wait_id(self.run_id, step),
                     step_id=step,
                     kind=WaitKind.INPUT,
                     agent=self.agent,
@@ -125,8 +132,31 @@ class LiveContext(RunContext):
             )
         await self._tell_of(wait)
         if wait.state is not WaitState.RESOLVED:
-            raise AgentError("WAIT_EXPIRED", f"Nobody has answered in time: {clean(prompt, 200)}")
+            raise _nobody_answered(prompt)
         return from_json(wait.answer_json)
+
+    async def wait_for_approval(self, prompt: str, timeout: float | None = None) -> bool:
+        await check_open(self._world)
+        step, prompt = self._next_step(), clean(prompt, _MAX_PROMPT)
+        asked = replay.digest(prompt)
+        wait = await self._waited(step, WaitKind.APPROVAL, asked, "the consent of its user")
+        if wait is None:
+            await self._world.ask(
+                Ask(
+                    wait_id=replay.wait_id(self.run_id, step),
+                    step_id=step,
+                    kind=WaitKind.APPROVAL,
+                    agent=self.agent,
+                    prompt=prompt,
+                    input_digest=asked,
+                    expire_time=self._world.latest_answer(timeout),
+                    arguments_digest=asked,  # what the user consents to is the prompt
+                )
+            )
+        await self._tell_of(wait)
+        if wait.state not in (WaitState.RESOLVED, WaitState.DENIED):
+            raise _nobody_answered(prompt)
+        return wait.state is WaitState.RESOLVED
 
     async def _waited(self, key: str, kind: WaitKind, asked: str, what: str) -> Answered | None:
         """The answer, None when nothing has been asked here yet. While there is no answer it does not return."""
@@ -160,7 +190,7 @@ class LiveContext(RunContext):
 
         # What is in a sub-agent is journaled itself: its result can wait for the next thing that must be written.
         return await self._journaled(
-            step, StepKind.AGENT, agent, journal.digest(input_json), run, self._world.journal.hold_back
+            step, StepKind.AGENT, agent, replay.digest(input_json), run, self._world.journal.hold_back
         )
 
     async def _run_below(self, instance: Instance, context: LiveContext, input: Mapping[str, JSON]) -> JSON:
@@ -168,7 +198,7 @@ class LiveContext(RunContext):
         step, name = context.place, context.agent
         await self._emit(f"{step}.started{self._again}", pb.AgentStarted(parent_agent=self.agent), agent=name)
         try:
-            result = from_json(journal.result_json(f"The agent {name}", await instance.run(context, input)))
+            result = from_json(replay.result_json(f"The agent {name}", await instance.run(context, input)))
         except AgentError as error:
             failure = pb.AgentFailed(reason=clean(error.reason, 64), message=clean(error.message, _MAX_TEXT))
             await self._emit(f"{step}.failed{self._again}", failure, agent=name)
@@ -191,6 +221,28 @@ class LiveContext(RunContext):
         return await self._journaled(
             step, StepKind.LOCAL, name, "", work, self._world.journal.keep, intent=at_most_once
         )
+
+    async def call_model(self, model: str, request: Mapping[str, JSON]) -> JSON:
+        await check_open(self._world)
+        step = self._next_step()
+        try:
+            asked = replay.digest(to_json(replay.lasting(dict(request))))
+        except ValueError as error:
+            raise AgentError("MODEL_REFUSED", f"The request to {model} is no JSON: {clean(error, 200)}.") from None
+        message_id = f"{self.run_id}.{step}{self._again}"
+
+        async def write(message: str, delta: str) -> None:
+            await self._world.emit(self._delta(message, delta))
+
+        async def work() -> JSON:
+            with self._world.part(MODEL, model, step):
+                return await self._world.call_model(model, request, message_id, write)
+
+        result = await self._journaled(step, StepKind.MODEL, model, asked, work, self._world.journal.keep)
+        if text := text_in(result["response"]):
+            whole = pb.PartialResult(message_id=result.get("message_id") or message_id, text=clean(text, _MAX_PARTIAL))
+            await self._emit(f"{step}.text{self._again}", whole)
+        return result
 
     async def _journaled(
         self,
@@ -217,10 +269,10 @@ class LiveContext(RunContext):
         if intent:
             await self._world.journal.keep(record(StepState.INTENDED))
         try:
-            result_json = journal.result_json(f"The step {name}", await work())
+            result_json = replay.result_json(f"The step {name}", await work())
         except AgentError as error:
             failure = {"error_reason": clean(error.reason, 64), "error_message": clean(error.message, _MAX_TEXT)}
-            await write(record(StepState.FAILED, **failure, error_kind=journal.error_kind(error)))
+            await write(record(StepState.FAILED, **failure, error_kind=replay.error_kind(error)))
             raise
         await write(record(StepState.SUCCEEDED, result_json=result_json))
         return from_json(result_json)
@@ -236,9 +288,9 @@ class LiveContext(RunContext):
             case StepState.SUCCEEDED:
                 return from_json(found.result_json)
             case StepState.FAILED:
-                raise journal.error_of(found)
+                raise replay.error_of(found)
         if found.state is StepState.INTENDED:
-            await self._world.journal.keep(journal.unknown(found))
+            await self._world.journal.keep(replay.unknown(found))
         message = f"The step {found.name} was begun and its worker died; look whether it had its effect, then go on."
         raise OutcomeUnknown("OUTCOME_UNKNOWN", message)
 
@@ -260,6 +312,15 @@ class LiveContext(RunContext):
     async def progress(self, message: str, done: int = 0, total: int = 0) -> None:
         await self._say(events.progress(clean(message, _MAX_TEXT), done, total))
 
+    async def partial_result(self, message_id: str, delta: str = "", text: str = "") -> None:
+        message_id = clean(message_id, _MAX_NAME)
+        if text:
+            await self._say(pb.PartialResult(message_id=message_id, text=clean(text, _MAX_PARTIAL)))
+        elif delta:
+            # No message of the agent's own: nothing else moves when an attempt cuts its text elsewhere.
+            await check_open(self._world)
+            await self._world.emit(self._delta(message_id, clean(delta, _MAX_TEXT)))
+
     async def custom(self, name: str, data: Mapping[str, JSON]) -> None:
         try:
             data_json = to_json(dict(data))
@@ -275,9 +336,16 @@ class LiveContext(RunContext):
         await self._emit(f"{self._prefix}m{self._messages}{self._again}", payload)
 
     async def _emit(self, place: str, payload: Any, *, agent: str = "") -> None:
-        type = events.TYPES[payload.__class__]
-        event = events.event(f"{self.run_id}.{place}", type, agent or self.agent, self._world.now(), payload)
-        await self._world.emit(event)
+        await self._world.emit(self._event(f"{self.run_id}.{place}", payload, agent=agent))
+
+    def _event(self, event_id: str, payload: Any, *, agent: str = "") -> pb.Event:
+        return events.event(event_id, events.TYPES[payload.__class__], agent or self.agent, self._world.now(), payload)
+
+    def _delta(self, message_id: str, delta: str) -> pb.Event:
+        """A piece of a text; it is in no log, so that its id need not be the same in each attempt."""
+        self._deltas += 1
+        event_id = f"{self.run_id}.{self._prefix}d{self._deltas}{self._again}"
+        return self._event(event_id, pb.PartialResult(message_id=message_id, delta=delta))
 
     @property
     def _prefix(self) -> str:
@@ -286,3 +354,7 @@ class LiveContext(RunContext):
     def _next_step(self) -> str:
         self._steps += 1
         return f"{self._prefix}{self._steps}"
+
+
+def _nobody_answered(prompt: str) -> AgentError:
+    return AgentError("WAIT_EXPIRED", f"Nobody has answered in time: {clean(prompt, 200)}")

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
+from carrel.replay import MAX_BYTES, MAX_STEPS, Journal, StepKind, StepRecord, StepState
 from carrel_execution.clients import persist
 from carrel_execution.domain import ClaimedRun
-from carrel_execution.journal import MAX_BYTES, MAX_STEPS, Journal, StepKind, StepRecord, StepState
 from carrel_execution.journal_store import JournalStore, Standing
 
 

@@ -12,6 +12,7 @@ from carrel_execution.cancelling import Cancelling
 from carrel_execution.domain import ListRequest
 from carrel_execution.follow import Followers
 from carrel_execution.journal_messages import answer_of, cancel_response, step_message, wait_message, wait_states
+from carrel_execution.model_usage import usage_message
 from carrel_execution.operations import Operations
 from carrel_execution.repeat import repeat_run
 from carrel_execution.run_messages import agent_message, run_message, start_request, state_from_message
@@ -46,8 +47,11 @@ class RunServicer(rpc.RunServiceServicer):
         return pb.StartRunResponse(run=run_message(run))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
-        run = await self._operations.get_run(caller(), current_call().call_id, request.run_id)
-        return pb.GetRunResponse(run=run_message(run))
+        user, call_id = caller(), current_call().call_id
+        run = run_message(await self._operations.get_run(user, call_id, request.run_id))
+        usage = await self._operations.model_usage(user, call_id, request.run_id)
+        run.model_usage.extend(usage_message(each) for each in usage)
+        return pb.GetRunResponse(run=run)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:
         states = [state_from_message(value) for value in request.states]
@@ -96,8 +100,13 @@ class RunServicer(rpc.RunServiceServicer):
         return pb.ResolveWaitResponse(wait=wait_message(wait))
 
     async def GetRunStatistics(self, request: pb.GetRunStatisticsRequest, context: Any) -> pb.GetRunStatisticsResponse:
-        summaries = await self._statistics.of_user(caller(), current_call().call_id, request.days)
-        return pb.GetRunStatisticsResponse(statistics=[statistics_message(each) for each in summaries])
+        user, call_id = caller(), current_call().call_id
+        summaries = await self._statistics.of_user(user, call_id, request.days)
+        usage = await self._statistics.models_of_user(user, call_id, request.days)
+        return pb.GetRunStatisticsResponse(
+            statistics=[statistics_message(each) for each in summaries],
+            model_usage=[usage_message(each) for each in usage],
+        )
 
     async def GetOverallRunStatistics(
         self, request: pb.GetOverallRunStatisticsRequest, context: Any

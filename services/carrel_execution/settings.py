@@ -25,7 +25,7 @@ class ExecutionSettings(DatabaseSettings):
     """How many runs of a user are worked on at a time, in all processes; a user's own limits come before it."""
     queued_runs_per_user: int = Field(default=1000, ge=1)
     """How many runs of a user may wait; a user's own limits come before it."""
-    lease_seconds: float = Field(default=6.0, ge=1.0)
+    lease_seconds: float = Field(default=4.0, ge=1.0)
     """How long a worker may be silent before its runs are given to others; it says that it lives three times in this time."""
     max_attempts: int = Field(default=5, ge=1)
     """A run that has lost this many workers is DEAD."""
@@ -49,7 +49,7 @@ class ExecutionSettings(DatabaseSettings):
     """Modules with an `AGENTS` tuple each, comma-separated, beside those that come with Carrel."""
     isolated_agents: str = ""
     """Agents that run in processes of their own whatever their class says: names, comma-separated, or "*" for all."""
-    stuck_seconds: float = Field(default=2.0, ge=0.2)
+    stuck_seconds: float = Field(default=1.3, ge=0.2)
     """How long an agent may keep the event loop from turning; then it is DEAD. A third of lease_seconds keeps the others' leases safe."""
     stuck_file: Path | None = None
     """Where word is left of an agent that kept the interpreter itself, for the next start to isolate it; None leaves it in the log."""
@@ -59,6 +59,9 @@ class ExecutionSettings(DatabaseSettings):
     """How long that while is."""
     prices_file: Path | None = None
     """JSON: the price table that agents find in their settings as "prices"."""
+
+    models_file: Path | None = None
+    """JSON or TOML: the language models by name, with their addresses and prices; see `carrel_execution.model_settings`."""
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from carrel_chassis.errors import CarrelError, invalid
 from carrel_chassis.identity import UserContext
 from carrel_chassis.logs import get_logger
 from carrel_execution.domain import State
+from carrel_execution.model_usage import ModelUsage, usage_of_user
 
 MAX_DAYS = 90
 DEFAULT_DAYS = 30
@@ -206,6 +207,11 @@ class StatisticsReader:
         values = {"tenant_id": user.tenant_id, "user_id": user.user_id, "day": self._before(days)}
         async with self._sessions.open(user, call_id) as connection:
             return _summaries(await connection.execute(STATISTICS_OF_USER, values))
+
+    async def models_of_user(self, user: UserContext, call_id: str, days: int) -> list[ModelUsage]:
+        """What the user's own runs have asked of models."""
+        async with self._sessions.open(user, call_id) as connection:
+            return await usage_of_user(connection, user, self._before(days))
 
     async def overall(self, user: UserContext, days: int) -> list[Summary]:
         """How the runs of the caller's tenant ended; of all tenants for who may see them."""

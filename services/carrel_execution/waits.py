@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from carrel.replay import Answered, WaitKind, WaitState
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import UserContext
@@ -15,7 +16,6 @@ from carrel_chassis.ids import check_id
 from carrel_execution import domain, events
 from carrel_execution.answers import checked_answer
 from carrel_execution.domain import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
-from carrel_execution.journal import Answered, WaitKind, WaitState
 from carrel_execution.journal_repository import Journals, Step, Wait
 from carrel_execution.repository import Runs
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
 
 from carrel.agent import JSON, ToolError
 from carrel.api.events.v1 import event_pb2 as pb
+from carrel.replay import Answered, Ask
 from carrel_execution.factory import InstanceFactory
-from carrel_execution.journal import Answered, Ask
+from carrel_execution.model_requests import Write
 from carrel_execution.run_journal import RunJournal
+from carrel_execution.tool_progress import Tell
 
 
 class ConsentRequired(Exception):
@@ -55,8 +57,17 @@ class World(Protocol):
         """Something that the run does for the length of the block: what a cancel reports. While there is another than an "agent",
         the run does not stop to wait for its user."""
 
-    async def call_tool(self, step_id: str, tool: str, arguments_json: str, consent: Answered | None) -> str:
-        """The JSON result of a tool; raises ToolError, ConsentRequired."""
+    async def call_tool(
+        self, step_id: str, tool: str, arguments_json: str, consent: Answered | None, tell: Tell
+    ) -> str:
+        """The JSON result of a tool, which may tell how far it has come; raises ToolError, ConsentRequired."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """The names of the models that there are."""
+
+    async def call_model(self, model: str, request: Mapping[str, JSON], message_id: str, write: Write) -> JSON:
+        """What the model answered, see `RunPort.call_model`; `write` is told the text as it grows. Raises AgentError."""
 
     async def ask(self, ask: Ask) -> NoReturn:
         """Ends the attempt, as soon as nothing else is going on; a later one has the answer."""

@@ -28,12 +28,12 @@ from carrel_tools.corpus_servicer import CorpusServicer
 from carrel_tools.corpus_store import open_store
 from carrel_tools.desk import Desks
 from carrel_tools.keyring import KeyRing
-from carrel_tools.limits import Meter, Slots, Turns
-from carrel_tools.pace import Pace
+from carrel_tools.limits import Slots, Turns
+from carrel_tools.pace import Meter, Pace
 from carrel_tools.policies import Policies, changes_in, followed_policies
 from carrel_tools.policy_admin import PolicyOperations
 from carrel_tools.policy_servicer import ToolPolicyServicer
-from carrel_tools.retention import LedgerRetention
+from carrel_tools.retention import LedgerRetention, UploadRetention, keep_clean
 from carrel_tools.sandbox.sandbox import Sandbox
 from carrel_tools.servicer import ToolServicer
 from carrel_tools.settings import ToolsSettings
@@ -41,6 +41,8 @@ from carrel_tools.tool_calls import ToolCallOperations
 from carrel_tools.tool_sources import sandboxed_modules
 from carrel_tools.tool_system import BUILT_IN, load_classes
 from carrel_tools.web import Web, allowed_hosts
+
+_DAY_SECONDS = 24 * 3600.0
 
 
 async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
@@ -60,9 +62,12 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
         )
         policies = Policies(changes_in(keeper), BUILT_IN, time.monotonic, settings.policy_stale_seconds)
         await stack.enter_async_context(followed_policies(policies, settings.policy_poll_seconds, bus))
-        retention = LedgerRetention(keeper, settings.ledger_keep_days * 24 * 3600.0)
-        stack.callback(asyncio.create_task(retention.keep_clean(settings.ledger_clean_seconds)).cancel)
-        turns = Turns(settings.sql_processes, settings.user_sql_processes)
+        for what, retention in (
+            ("tool_call", LedgerRetention(keeper, settings.ledger_keep_days * _DAY_SECONDS)),
+            ("corpus_upload", UploadRetention(keeper, store, _DAY_SECONDS)),
+        ):
+            stack.callback(asyncio.create_task(keep_clean(what, retention, settings.clean_seconds)).cancel)
+        turns = Turns(settings.sql_processes, settings.user_sql_processes, settings.user_sandbox_memory_mb)
         standing = await asyncio.to_thread(probe, Level(settings.sandbox_level))
         get_logger().info("sandbox.level", level=int(standing.level), missing=standing.missing)
         sandbox = Sandbox(turns, standing, settings.sql_memory_mb, sandboxed_modules(classes))
@@ -80,8 +85,8 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
             Desks(corpora, check, sandbox, web),
             Slots("tool_calls", settings.user_tool_calls),
             Pace(keeper),
-            cpu_seconds=Meter("tool_cpu_seconds", settings.user_tool_cpu_seconds),
-            moved_bytes=Meter("tool_bytes", settings.user_tool_bytes),
+            cpu_seconds=Meter(keeper, "tool_cpu_seconds", settings.user_tool_cpu_seconds, parts=1000),
+            moved_bytes=Meter(keeper, "tool_bytes", settings.user_tool_bytes),
             holder=new_id("process"),
             deadline_seconds=settings.tool_deadline_seconds,
         )

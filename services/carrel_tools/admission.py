@@ -101,9 +101,17 @@ class Admission:
                 if not await repository.approval_used_elsewhere(session, user, step):
                     return step
                 refused, step = "USED", replace(step, approval_id="")
+        raise await self._asked_again(user, call_id, step, digest, refused)
+
+    async def consent_used(self, user: UserContext, call_id: str, call: Admitted) -> CarrelError:
+        """What an admitted call is told whose consent another step has used in the same moment."""
+        step = replace(call.step, approval_id="")
+        return await self._asked_again(user, call_id, step, digest_of(step.tool, call.arguments), "USED")
+
+    async def _asked_again(self, user: UserContext, call_id: str, step: Step, digest: str, refused: str) -> CarrelError:
         error = approval_required(step.tool, digest, self._approval_seconds, refused)
         await self._refuse(user, call_id, step, error)
-        raise error
+        return error
 
     async def _refuse(self, user: UserContext, call_id: str, step: Step, error: CarrelError) -> None:
         async with self._sessions.open(user, call_id) as session:

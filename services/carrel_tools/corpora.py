@@ -129,8 +129,7 @@ class CorpusOperations:
             for corpus in corpora:
                 assert key is not None
                 descriptor = stack.enter_context(corpus_store.memory_file())
-                pieces = self._store.read(key, corpus.corpus_id, corpus.size_bytes)
-                await corpus_store.fill(descriptor, pieces)
+                await self._store.pour(key, corpus.corpus_id, corpus.size_bytes, descriptor)
                 descriptors.append(descriptor)
             yield descriptors
 
@@ -195,11 +194,10 @@ class CorpusOperations:
     async def _checked(self, user: UserContext, key: UserKey, received: Received, announced: Announced) -> Corpus:
         """Reads what has been stored, as a reader will; raises CORPUS_INVALID."""
         upload = received.upload
-        async with self._check.turn(user.owner) as turn:
+        async with self._check.turn(user.owner, received.size_bytes) as turn:
             with corpus_store.memory_file() as descriptor:
-                pieces = self._store.read(key, upload.corpus_id, received.size_bytes)
                 digest = hashlib.sha256()
-                await corpus_store.fill(descriptor, corpus_store.digested(pieces, digest))
+                await self._store.pour(key, upload.corpus_id, received.size_bytes, descriptor, digest)
                 sha256 = digest.hexdigest()
                 if announced.sha256 and announced.sha256.lower() != sha256:
                     raise invalid("sha256", f"What has come has the SHA-256 {sha256}; send it again.", "CORPUS_INVALID")

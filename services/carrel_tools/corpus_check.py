@@ -12,6 +12,8 @@ from carrel_chassis.sandbox.pool import Pool, Usage
 from carrel_tools.sandbox.sandbox import Owner, Sandbox
 
 _SECONDS = 120.0
+_SHARE = 3
+"""How many times the memory of a query its process may have: functions allocate beside DuckDB's own limit."""
 _CHECK = "carrel_tools.sandbox.checking:check"
 
 
@@ -32,9 +34,9 @@ class CorpusCheck:
         self._sandbox = sandbox
 
     @asynccontextmanager
-    async def turn(self, owner: Owner) -> AsyncIterator[CheckTurn]:
+    async def turn(self, owner: Owner, size_bytes: int) -> AsyncIterator[CheckTurn]:
         """Waits for a turn of the sandbox. The file is opened within it, so that whoever waits holds no memory."""
-        async with self._sandbox.turn(owner) as pool:
+        async with self._sandbox.turn(owner, _SHARE * self._sandbox.memory_mb, size_bytes) as pool:
             yield CheckTurn(pool, self._sandbox.memory_mb)
 
 
@@ -48,7 +50,7 @@ class CheckTurn:
     async def check(self, media_type: str, descriptor: int) -> Checked:
         """What the file holds; raises CORPUS_INVALID, with the place where there is one."""
         request = {"media_type": media_type, "memory_mb": self._memory_mb}
-        outcome = await self._pool.run(_CHECK, request, Bounds(_SECONDS, 3 * self._memory_mb), [descriptor])
+        outcome = await self._pool.run(_CHECK, request, Bounds(_SECONDS, _SHARE * self._memory_mb), [descriptor])
         if outcome.end == "time":
             raise corpus_invalid(f"The file could not be read within {_SECONDS:g} s; split it.")
         answer = outcome.answer or {"refused": ["memory", ""]}

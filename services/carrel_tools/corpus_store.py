@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_tools.keyring import Owner, UserKey
+from carrel_tools.unbroken import unbroken
 
 PART_BYTES = 4 * 1024 * 1024
 """Of every stored corpus: another number would need another label."""
@@ -53,6 +54,33 @@ class CorpusStore:
             content = await asyncio.to_thread(key.open, sealed, f"{corpus_id}/{number}")
             yield content[max(0, offset - number * PART_BYTES) :]
 
+    async def pour(
+        self, key: UserKey, corpus_id: str, size_bytes: int, descriptor: int, digest: hashlib._Hash | None = None
+    ) -> None:
+        """Writes the content into a file in memory and seals it: nobody changes it any more, whoever holds it. `digest` takes it in too.
+
+        Raises UNAVAILABLE when it is removed meanwhile.
+        """
+        buffer = memoryview(bytearray(min(PART_BYTES, size_bytes)))
+        for number in range(parts_of(size_bytes)):
+            path, label = _path(key.owner, corpus_id, number), f"{corpus_id}/{number}"
+            # Never left half-way: a thread that writes on, when the file is closed, would write into another one of the same number.
+            await unbroken(asyncio.to_thread(self._pour_part, key, path, label, buffer, descriptor, digest))
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+    def _pour_part(
+        self, key: UserKey, path: str, label: str, buffer: memoryview, descriptor: int, digest: hashlib._Hash | None
+    ) -> None:
+        try:
+            sealed = memoryview(obstore.get(self._objects, path).bytes())
+        except FileNotFoundError:
+            raise corpus_changed() from None
+        content = key.open_into(sealed, label, buffer)
+        if digest is not None:
+            digest.update(content)
+        while content:
+            content = content[os.write(descriptor, content) :]
+
     async def remove(self, owner: Owner, corpus_id: str, size_bytes: int) -> None:
         """Removes the parts of a corpus; nothing when they are gone."""
         for number in range(parts_of(size_bytes)):
@@ -83,26 +111,6 @@ def memory_file() -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-async def fill(descriptor: int, pieces: AsyncIterator[bytes]) -> None:
-    """Writes the pieces into a file in memory and seals it: nobody changes it any more, whoever holds it."""
-    async for piece in pieces:
-        await asyncio.to_thread(_write_all, descriptor, piece)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-
-
-async def digested(pieces: AsyncIterator[bytes], digest: hashlib._Hash) -> AsyncIterator[bytes]:
-    """The pieces as they are, each of which is taken into the digest as it passes."""
-    async for piece in pieces:
-        await asyncio.to_thread(digest.update, piece)
-        yield piece
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[os.write(descriptor, left) :]
 
 
 def parts_of(size_bytes: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,14 +61,14 @@ class UserDesk:
         if self.on_progress is not None:
             self.on_progress(Progress(sentence(message), *(min(max(0, n), _MOST_STEPS) for n in (done, total))))
 
-    async def query(self, sql: str, max_rows: int) -> dict[str, JSON]:
+    async def query(self, sql: str, max_rows: int, offset: int = 0) -> dict[str, JSON]:
         named, seen = needed(sql, self._own)
-        request = {"sql": sql, "max_rows": max_rows, "corpora": self._described(named, seen)}
+        request = {"sql": sql, "offset": offset, "max_rows": max_rows, "corpora": self._described(named, seen)}
         return await self._ask(_QUERY, request, named)
 
-    async def search(self, words: str, corpora: Sequence[str], max_hits: int) -> dict[str, JSON]:
+    async def search(self, words: str, corpora: Sequence[str], max_hits: int, offset: int = 0) -> dict[str, JSON]:
         named = [self._corpus(name).name for name in corpora] or list(self._own)
-        request = {"words": words, "max_hits": max_hits, "corpora": self._described(named, ())}
+        request = {"words": words, "offset": offset, "max_hits": max_hits, "corpora": self._described(named, ())}
         return await self._ask(_SEARCH, request, named)
 
     async def read_corpus(self, name: str, max_bytes: int) -> bytes:
@@ -103,7 +103,7 @@ class UserDesk:
         corpus = self._corpus(name)
         with _as_failures(self):
             async with (
-                self._desks.check.turn(self._user.owner) as turn,
+                self._desks.check.turn(self._user.owner, corpus.size_bytes) as turn,
                 self._desks.corpora.opened(self._user, self._call_id, [corpus]) as files,
             ):
                 found = await turn.check(corpus.media_type, files[0])
@@ -172,12 +172,23 @@ class UserDesk:
             raise ToolFailure("TOO_LARGE", f"A call can read {_MAX_FILES} corpora and this one names {len(corpora)}.")
         own = [self._corpus(name) for name in corpora]
         bounds = Bounds(max(0.1, self.remaining_seconds()), memory_mb, disk_mb)
+        size = sum(corpus.size_bytes for corpus in own)
         with _as_failures(self):
             async with (
-                self._desks.sandbox.turn(self._user.owner) as pool,
+                self._desks.sandbox.turn(self._user.owner, memory_mb, size) as pool,
                 self._desks.corpora.opened(self._user, self._call_id, own) as files,
             ):
-                outcome = await pool.run(call, request, bounds, files)
+                return await self._measured(pool.run(call, request, bounds, files))
+
+    async def _measured(self, work: Awaitable[Outcome]) -> Outcome:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        try:
+            outcome = await work
+        except asyncio.CancelledError:
+            # Nobody waits to hear what it used; it has one thread, so that was no more than this. To leave early is not free.
+            self._used(Usage(cpu_seconds=loop.time() - begin))
+            raise
         self._used(outcome.usage)
         return outcome
 

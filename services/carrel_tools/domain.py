@@ -102,6 +102,8 @@ class Begun:
     ending: Ending = Ending(Outcome.INTENDED)
     taken_over: bool = False
     """The intent was that of a call which died."""
+    consent_used: bool = False
+    """Nothing was written: another step has used the consent in the same moment."""
 
 
 @dataclass(frozen=True, slots=True)

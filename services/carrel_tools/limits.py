@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from carrel_chassis.errors import CarrelError, Kind
 
 Owner = tuple[str, str]
-_MINUTE_SECONDS = 60.0
-_MOST_REMEMBERED = 10_000
 
 
 class Slots:
@@ -43,61 +40,71 @@ class Slots:
                 del self._taken[owner]
 
 
-class Meter:
-    """What each user has used up within a minute: when it is more than the limit, nothing new is begun until the minute is over.
+class Turns:
+    """So many at a time in all, and fewer of each user, who may hold so much memory with them; one more waits, so that no user can take
+    everything."""
 
-    It is known only afterwards how much a call has used, so that the last one may go beyond the limit. Counted in this process alone.
-    """
+    def __init__(self, most: int, most_per_user: int, user_memory_mb: int) -> None:
+        self._all = asyncio.Semaphore(most)
+        self._most_per_user = most_per_user
+        self._user_memory_mb = user_memory_mb
+        self._own: dict[Owner, _Own] = {}
 
-    def __init__(self, limit: str, most: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
-        self._most = most
-        self._clock = clock
-        self._used: dict[Owner, tuple[float, float]] = {}
-        """The end of the minute, by the clock, and what was used in it."""
+    @asynccontextmanager
+    async def turn(self, owner: Owner, memory_mb: int) -> AsyncIterator[None]:
+        """Waits for a turn and holds it for the block. The user's own turn comes first: waiting for it holds up nobody else.
 
-    def check(self, owner: Owner) -> None:
-        """Raises LIMIT_EXCEEDED when the user has used up the minute; never where the limit is 0."""
-        end, used = self._used.get(owner, (0.0, 0.0))
-        left = end - self._clock()
-        if self._most and left > 0 and used >= self._most:
+        Raises LIMIT_EXCEEDED for more memory than the user may ever have.
+        """
+        if memory_mb > self._user_memory_mb:
             raise CarrelError(
                 Kind.OVER_LIMIT,
                 "LIMIT_EXCEEDED",
-                f"Your tools have used {self._most:g} within a minute ({self._limit}), as much as they may; try again later.",
-                metadata={"limit": self._limit, "value": f"{self._most:g}"},
-                retry_seconds=left,
+                f"This needs {memory_mb} MiB and you may have {self._user_memory_mb} at a time (sandbox_memory_mb); ask for less.",
+                metadata={"limit": "sandbox_memory_mb", "value": str(self._user_memory_mb)},
             )
-
-    def add(self, owner: Owner, amount: float) -> None:
-        """Counts what a call has used."""
-        if not self._most or not amount:
-            return
-        now = self._clock()
-        end, used = self._used.get(owner, (0.0, 0.0))
-        self._used[owner] = (end, used + amount) if end > now else (now + _MINUTE_SECONDS, amount)
-        if len(self._used) > _MOST_REMEMBERED:
-            self._used = {who: kept for who, kept in self._used.items() if kept[0] > now}
-
-
-class Turns:
-    """So many at a time in all, and fewer of each user; one more waits, so that no user can take everything."""
-
-    def __init__(self, most: int, most_per_user: int) -> None:
-        self._all = asyncio.Semaphore(most)
-        self._most_per_user = most_per_user
-        self._own: dict[Owner, asyncio.Semaphore] = {}
-        self._interested: Counter[Owner] = Counter()
-
-    @asynccontextmanager
-    async def turn(self, owner: Owner) -> AsyncIterator[None]:
-        """Waits for a turn and holds it for the block. The user's own turn comes first: waiting for it holds up nobody else."""
-        own = self._own.setdefault(owner, asyncio.Semaphore(self._most_per_user))
-        self._interested[owner] += 1
+        own = self._own.setdefault(owner, _Own())
+        own.interested += 1
         try:
-            async with own, self._all:
-                yield
+            while own.turns >= self._most_per_user or own.memory_mb + memory_mb > self._user_memory_mb:
+                await own.change()
+            with own.held(memory_mb):
+                async with self._all:
+                    yield
         finally:
-            self._interested[owner] -= 1
-            if not self._interested[owner]:
-                del self._interested[owner], self._own[owner]
+            own.interested -= 1
+            if not own.interested:
+                del self._own[owner]
+
+
+class _Own:
+    """The turns of one user. A call that needs much memory may be overtaken by smaller ones, but only of the same user."""
+
+    def __init__(self) -> None:
+        self.interested = 0
+        self.turns = 0
+        self.memory_mb = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @contextmanager
+    def held(self, memory_mb: int) -> Iterator[None]:
+        """Takes a turn and so much memory for the block."""
+        self.turns += 1
+        self.memory_mb += memory_mb
+        try:
+            yield
+        finally:
+            self.turns -= 1
+            self.memory_mb -= memory_mb
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def change(self) -> None:
+        """Waits until something is given back."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.remove(waiter)

@@ -16,7 +16,8 @@ IS_STEP = "outcome NOT IN ('DENIED', 'REPEATED')"
 """A line that is a step of its run, and no record of a decision alone; as the indexes say it."""
 
 # The snapshot is one for the whole statement: `found` is the line as it was, whatever the other parts do to it.
-# When two calls begin one step at once, one inserts and the other finds neither its own line nor the first's: it asks again.
+# When two calls begin one step at once, one inserts and the other finds neither its own line nor the first's: it asks again. The same
+# when two steps come with one consent at once; the second of them will never find a line, and looks for the consent.
 # The intent of what may run twice need not outlive a power failure of the database: its commit does not wait for the disk.
 _KNOWN = f"""
     newest AS (
@@ -42,7 +43,7 @@ BEGIN_CALL = text(f"""
         SELECT :tenant_id, :user_id, :tool_call_id, :run_id, :step_id, :attempt, :agent, :tool, :arguments_sha256,
                :holder, 'INTENDED', :rule, :policy_version, :approval_id
         WHERE NOT EXISTS (SELECT FROM found) AND (SELECT attempt FROM newest) <= :attempt
-        ON CONFLICT (tenant_id, user_id, run_id, step_id) WHERE {IS_STEP} DO NOTHING
+        ON CONFLICT DO NOTHING
         RETURNING tool_call_id
     )
     SELECT newest.attempt AS newest_attempt, inserted.tool_call_id AS inserted_id, taken_over.outcome AS taken_over, found.*,
@@ -160,6 +161,8 @@ async def _written(session: Connection, statement: TextClause, values: dict[str,
             return Begun(row.inserted_id, True, row.newest_attempt)
         if row.tool_call_id is not None or row.newest_attempt > values["attempt"]:
             return _begun(row)
+        if values["approval_id"] and (await session.execute(USED_APPROVAL, values)).one_or_none() is not None:
+            return Begun("", False, row.newest_attempt, consent_used=True)
 
 
 def _begun(row: Row) -> Begun:

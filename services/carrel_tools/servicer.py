@@ -102,7 +102,10 @@ def _approval(request: pb.ExecuteToolRequest) -> Approval | None:
 
 def _tool(tool: Tool) -> tool_pb2.Tool:
     return tool_pb2.Tool(
-        name=tool.name, description=tool.description, arguments_schema_json=json.dumps(tool.arguments_schema)
+        name=tool.name,
+        description=tool.description,
+        arguments_schema_json=json.dumps(tool.arguments_schema),
+        tells_progress=tool.tells_progress,
     )
 
 

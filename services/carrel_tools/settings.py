@@ -26,8 +26,8 @@ class ToolsSettings(DatabaseSettings):
     ledger_keep_days: float = Field(default=90.0, ge=31)
     """How long calls and decisions are kept. A run lives for at most 30 days (GRANT_MAX_AGE_SECONDS of the context service) and may
     ask for what its steps came to until then: what is removed sooner could happen a second time."""
-    ledger_clean_seconds: float = Field(default=600.0, gt=0)
-    """How often older ones are looked for."""
+    clean_seconds: float = Field(default=600.0, gt=0)
+    """How often older ones are looked for, and uploads that broke off a day ago."""
     corpus_dir: Path
     """The folder of all users' files, each encrypted; the service alone may enter it."""
     corpus_store: str = ""
@@ -47,10 +47,14 @@ class ToolsSettings(DatabaseSettings):
     """How many uploads of a user may be under way in this process."""
     user_tool_calls: int = 8
     """How many tool calls of a user may be under way in this process."""
-    user_tool_cpu_seconds: float = Field(default=0.0, ge=0)
-    """How many seconds of CPU the sandboxed work of a user may use in a minute, in this process; 0 for as many as it likes."""
-    user_tool_bytes: int = Field(default=0, ge=0)
-    """How many bytes of arguments and results a user's tool calls may move in a minute, in this process; 0 for as many as they like."""
+    user_tool_cpu_seconds: float = Field(default=60.0, ge=0)
+    """How many seconds of CPU the sandboxed work of a user may use in a minute, in all processes together; 0 for as many as it likes."""
+    user_tool_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    """How many bytes of arguments and results a user's tool calls may move in a minute, in all processes together; 0 for as many as they
+    like."""
+    user_sandbox_memory_mb: int = Field(default=2048, ge=1)
+    """How much memory the sandboxed work of a user may have at a time in this process, in MiB, with the corpora that it reads; what would
+    go beyond waits."""
     tool_deadline_seconds: float = 60.0
     """How long a tool may take, where its caller does not leave less."""
     tool_modules: str = ""

@@ -14,8 +14,8 @@ from carrel_tools import domain, repository
 from carrel_tools.admission import Admission, Admitted, Asked, OnProgress
 from carrel_tools.desk import Desks
 from carrel_tools.domain import Begun, Ending, Outcome, Repeat, Step, ToolCall
-from carrel_tools.limits import Meter, Slots
-from carrel_tools.pace import Pace
+from carrel_tools.limits import Slots
+from carrel_tools.pace import Meter, Pace
 from carrel_tools.policy import Effect
 from carrel_tools.tool import Tool
 from carrel_tools.tool_run import probe_tool, run_tool
@@ -78,8 +78,8 @@ class ToolCallOperations:
         Raises as the proto says."""
         call = replace(await self._admission.admit(user, call_id, asked), on_progress=on_progress)
         await self._pace.take(user)
-        self._cpu_seconds.check(user.owner)
-        self._moved_bytes.check(user.owner)
+        await self._cpu_seconds.check(user.owner)
+        await self._moved_bytes.check(user.owner)
         self._moved_bytes.add(user.owner, len(asked.arguments_json))
         with self._slots.take(user.owner), self._alone(user, call.step):
             if call.step.needs_intent:
@@ -88,6 +88,8 @@ class ToolCallOperations:
 
     async def _with_intent(self, user: UserContext, call_id: str, call: Admitted, seconds: float) -> Executed:
         begun = await self._begin(user, call_id, call.step)
+        if begun.consent_used:
+            raise await self._admission.consent_used(user, call_id, call)
         if not begun.ours:
             return Executed(begun.tool_call_id, domain.replay(begun, call.step), True)
         result_json = await self._carry_out(user, call_id, call, seconds, probe_first=begun.taken_over)

@@ -26,6 +26,7 @@ PARTS = (
     "recovery",
     "memory",
     "agents",
+    "supervisor",
     "schedules",
     "revocation",
     "tools",

@@ -26,7 +26,7 @@ class Talking(Agent):
     async def run(self, context: RunContext, input: Any) -> JSON:
         begin = time.perf_counter()
         for _ in range(input["times"]):
-            await context.thinking("on")
+            await context.emit.thinking("on")
         return (time.perf_counter() - begin) / input["times"] * 1e6
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from carrel_chassis.sandbox.bounds import Bounds
 from carrel_chassis.sandbox.level import Level, probe
 from carrel_chassis.sandbox.pool import Pool
-from carrel_tools.corpus_store import fill, memory_file, open_store
+from carrel_tools.corpus_store import memory_file, open_store
 from carrel_tools.keyring import KeyRing
 from carrel_tools.sandbox.sandbox import MODULES
 from tests.bench.report import Figure, percentile
@@ -75,7 +75,7 @@ async def _store() -> list[Figure]:
         stored = time.perf_counter() - began
         with memory_file() as descriptor:
             began = time.perf_counter()
-            await fill(descriptor, store.read(key, "corpus", _CORPUS_BYTES))
+            await store.pour(key, "corpus", _CORPUS_BYTES, descriptor)
             opened = time.perf_counter() - began
     conditions = "64 MiB, AES-GCM in parts of 4 MiB, a local disk"
     return [

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import grpc
 
 from carrel.api.tools.v1 import policy_service_pb2, policy_service_pb2_grpc
 from carrel.api.tools.v1 import tool_service_pb2 as pb
@@ -75,6 +76,22 @@ class Caller:
         request = pb.ExecuteToolRequest(step_id=str(next(self._steps)), tool=tool, arguments_json=arguments_json)
         return await self._stub.ExecuteTool(request, metadata=self._metadata, timeout=120)
 
+    async def stream(self, tool: str, arguments_json: str) -> None:
+        """The same, with what the tool tells meanwhile."""
+        request = pb.ExecuteToolRequest(step_id=str(next(self._steps)), tool=tool, arguments_json=arguments_json)
+        stream = pb.ExecuteToolStreamRequest(call=request)
+        async for _ in self._stub.ExecuteToolStream(stream, metadata=self._metadata, timeout=120):
+            pass
+
+    async def refused(self, tool: str) -> None:
+        """A tool that does not exist for this user."""
+        try:
+            await self.call(tool, "{}")
+        except grpc.aio.AioRpcError as error:
+            assert error.code() == grpc.StatusCode.NOT_FOUND, error
+        else:
+            raise AssertionError(f"{tool} exists")
+
 
 @asynccontextmanager
 async def system() -> AsyncIterator[System]:
@@ -122,6 +139,49 @@ async def _calls(running: System) -> list[Figure]:
         goal = "> 500" if tool == "echo" else ""
         figures.append(Figure(f"{name} rate", speed, "calls/s", goal, conditions=f"{AT_ONCE} users, one process"))
     figures.append(await _with_rules(running, peer, signer, 200))
+    return [*figures, *await _streamed(peer, signer), *await _hidden(peer, signer)]
+
+
+async def _streamed(peer: Peer, signer: ContextSigner) -> list[Figure]:
+    """A tool that tells nothing, called as a stream and as a unary call in turn."""
+    caller, arguments = Caller(peer, signer), json.dumps({"text": "hello"})
+    taken: dict[str, list[float]] = {"unary": [], "stream": []}
+    for _ in range(5):
+        taken["unary"] += await durations(lambda: caller.call("echo", arguments), count=CALLS // 5)
+        taken["stream"] += await durations(lambda: caller.stream("echo", arguments), count=CALLS // 5)
+    users = itertools.cycle([Caller(peer, signer) for _ in range(AT_ONCE)])
+    unary = await rate(lambda: next(users).call("echo", arguments), at_once=AT_ONCE, seconds=_SECONDS)
+    stream = await rate(lambda: next(users).stream("echo", arguments), at_once=AT_ONCE, seconds=_SECONDS)
+    value, baseline = (percentile(taken[kind], 0.5) * 1e3 for kind in ("stream", "unary"))
+    conditions = "no progress is told; the baseline is the unary call"
+    return [
+        Figure("tools/echo stream p50", value, "ms", baseline=baseline, ratio=value / baseline, conditions=conditions),
+        Figure(
+            "tools/echo stream rate", stream, "calls/s", baseline=unary, ratio=stream / unary, conditions=conditions
+        ),
+    ]
+
+
+async def _hidden(peer: Peer, signer: ContextSigner) -> list[Figure]:
+    """How long it takes to be told that there is no such tool: of one that others have, and of one that nobody has."""
+    caller = Caller(peer, signer)
+    taken: dict[str, list[float]] = {"corpus_admin": [], "corpus_absent": []}
+    for _ in range(10):
+        for tool, times in taken.items():
+            times += await durations(lambda: caller.refused(tool), count=CALLS // 10)  # noqa: B023  # awaited here
+    figures = []
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        hidden, absent = (percentile(times, share) * 1e3 for times in taken.values())
+        figures.append(
+            Figure(
+                f"tools/hidden {name}",
+                hidden,
+                "ms",
+                baseline=absent,
+                ratio=hidden / absent,
+                conditions="the baseline is a tool that does not exist; in turn",
+            )
+        )
     return figures
 
 
@@ -153,21 +213,31 @@ async def _queries(running: System) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.csv"
         await asyncio.to_thread(_repeat, Path(data), trace)
-        await _upload(peer, caller, "trace", trace)
-        query = json.dumps({"sql": _QUERY.format(table="trace")})
-        through = await durations(lambda: caller.call("sql_query", query), count=5)
-        bare = [await asyncio.to_thread(_bare, trace) for _ in range(5)]
-        value, baseline = percentile(through, 0.5), percentile(bare, 0.5)
-        figures.append(
-            Figure(
-                "tools/sql_query over DuckDB",
-                value * 1e3,
-                "ms",
-                baseline=baseline * 1e3,
-                ratio=value / baseline,
-                conditions=f"{ROWS:,} rows of CSV, {trace.stat().st_size / 1e6:.0f} MB; DuckDB alone with as many threads as it likes",
+        packed = Path(folder) / "trace.parquet"
+        duckdb.sql(f"COPY (SELECT * FROM read_csv('{trace}', all_varchar = true)) TO '{packed}'")
+        for path, media_type, table in (
+            (trace, "text/csv", f"read_csv('{trace}', all_varchar = true)"),
+            (packed, "application/vnd.apache.parquet", f"read_parquet('{packed}')"),
+        ):
+            name = path.suffix[1:]
+            await _upload(peer, caller, name, path, media_type)
+            query = json.dumps({"sql": _QUERY.format(table=name)})
+            through, bare = [], []
+            for _ in range(7):
+                through += await durations(lambda: caller.call("sql_query", query), count=1)  # noqa: B023  # awaited here
+                bare.append(await asyncio.to_thread(_bare, table))
+            value, baseline = percentile(through, 0.5), percentile(bare, 0.5)
+            size = path.stat().st_size / 1e6
+            figures.append(
+                Figure(
+                    f"tools/sql_query over DuckDB, {name}",
+                    value * 1e3,
+                    "ms",
+                    baseline=baseline * 1e3,
+                    ratio=value / baseline,
+                    conditions=f"{ROWS:,} rows, {size:.0f} MB; DuckDB alone, with as many threads as it likes",
+                )
             )
-        )
     return figures
 
 
@@ -179,15 +249,15 @@ def _repeat(source: Path, target: Path) -> None:
         writer.writerows(itertools.islice(itertools.cycle(rows), ROWS))
 
 
-def _bare(path: Path) -> float:
+def _bare(table: str) -> float:
     begin = time.perf_counter()
-    duckdb.sql(_QUERY.format(table=f"read_csv('{path}', all_varchar = true)")).fetchall()
+    duckdb.sql(_QUERY.format(table=table)).fetchall()
     return time.perf_counter() - begin
 
 
-async def _upload(peer: Peer, caller: Caller, name: str, path: Path) -> None:
+async def _upload(peer: Peer, caller: Caller, name: str, path: Path, media_type: str) -> None:
     def messages() -> Iterator[pb.UploadCorpusRequest]:
-        yield pb.UploadCorpusRequest(header=pb.UploadHeader(name=name, media_type="text/csv"))
+        yield pb.UploadCorpusRequest(header=pb.UploadHeader(name=name, media_type=media_type))
         with path.open("rb") as file:
             while chunk := file.read(1024 * 1024):
                 yield pb.UploadCorpusRequest(chunk=chunk)

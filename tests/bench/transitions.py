@@ -14,7 +14,7 @@ from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import new_id
 from carrel_execution.domain import ClaimedRun, succeeded
-from carrel_execution.journal import StepKind, StepRecord, StepState
+from carrel.replay import StepKind, StepRecord, StepState
 from carrel_execution.journal_store import JournalStore
 from carrel_execution.queue import Queue, Sent
 from carrel_execution.repository import Runs

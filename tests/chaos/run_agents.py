@@ -19,8 +19,8 @@ class Asking(Agent):
     name: ClassVar = "chaos_asking"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        await context.thinking("I ask.")
-        answer = await context.call_tool("echo", text=context.run_id)
+        await context.emit.thinking("I ask.")
+        answer = await context.tools.call("echo", text=context.run_id)
         return {"done": [], "echo": answer["text"]}
 
 
@@ -34,7 +34,7 @@ class Acting(Agent):
         for number in range(int(input.get("acts", 3))):
             key = f"{context.run_id}/{context.agent}/{input.get('part', 0)}/{number}"
             try:
-                await context.call_tool("count", key=key, seconds=0.1)
+                await context.tools.call("count", key=key, seconds=0.1)
                 done.append(key)
             except ToolError as error:
                 if error.reason != "OUTCOME_UNKNOWN":
@@ -49,9 +49,9 @@ class Delegating(Agent):
     name: ClassVar = "chaos_delegating"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        first = await context.run_agent("chaos_acting", {"acts": 2, "part": 1})
-        await context.thinking("I go on.")
-        second = await context.run_agent("chaos_acting", {"acts": 2, "part": 2})
+        first = await context.agents.run("chaos_acting", {"acts": 2, "part": 1})
+        await context.emit.thinking("I go on.")
+        second = await context.agents.run("chaos_acting", {"acts": 2, "part": 2})
         return {"done": first["done"] + second["done"]}
 
 
@@ -63,7 +63,7 @@ class Lasting(Agent):
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         total = int(float(input.get("seconds", 2.0)) * 10)
         for number in range(1, total + 1):
-            await context.progress("lasting", number, total)
+            await context.emit.progress("lasting", number, total)
             await asyncio.sleep(0.1)
         return {"done": []}
 
@@ -91,9 +91,9 @@ class Waiting(Agent):
     name: ClassVar = "chaos_waiting"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        first = await context.run_agent("chaos_acting", {"acts": 1, "part": 1})
-        answer = await context.wait_for_input("May I go on?", {"type": "boolean"})
-        second = await context.run_agent("chaos_stepping", {"steps": 1})
+        first = await context.agents.run("chaos_acting", {"acts": 1, "part": 1})
+        answer = await context.wait_for.input("May I go on?", {"type": "boolean"})
+        second = await context.agents.run("chaos_stepping", {"steps": 1})
         return {"done": first["done"] + second["done"], "answer": answer}
 
 
@@ -104,7 +104,7 @@ class Retrying(Agent):
     retry: ClassVar = Retry(attempts=3, first_seconds=0.2)
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        acted = await context.run_agent("chaos_acting", {"acts": 1})
+        acted = await context.agents.run("chaos_acting", {"acts": 1})
         await context.step("try", partial(_fail_once, context.run_id))
         return acted
 
@@ -115,10 +115,10 @@ class Everything(Agent):
     name: ClassVar = "chaos_everything"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        await context.thinking("I do everything.")
-        await context.call_tool("echo", text="hello")
-        stepped = await context.run_agent("chaos_stepping", {"steps": 1})
-        acted = await context.run_agent("chaos_acting", {"acts": 1})
+        await context.emit.thinking("I do everything.")
+        await context.tools.call("echo", text="hello")
+        stepped = await context.agents.run("chaos_stepping", {"steps": 1})
+        acted = await context.agents.run("chaos_acting", {"acts": 1})
         return {"done": stepped["done"] + acted["done"]}
 
 

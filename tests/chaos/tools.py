@@ -94,7 +94,7 @@ class Dispatchers:
         """Waits until the replica serves."""
         async with asyncio.timeout(_HEAL_SECONDS):
             await self._starting[number]
-            await until_serving(self._addresses[number], lambda: None)
+            await until_serving(self._addresses[number], self._commands[number].environment, lambda: None)
 
     def kill(self, number: int) -> None:
         """As a power failure would; another takes its place."""

@@ -22,6 +22,12 @@ async def test_help_answers_quickly_and_names_every_command() -> None:
         assert f" {command} " in ended.out
 
 
+async def test_it_says_which_version_it_is() -> None:
+    answer = await carrel("--version")
+    assert (answer.code, answer.out.split()[0]) == (0, "carrel")
+    assert answer.out.split()[1][0].isdigit()
+
+
 async def test_help_loads_nothing_heavy() -> None:
     ended = await carrel("--help", PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rsplit("|", 1)[-1].strip() for line in ended.err.splitlines()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import signal
+from pathlib import Path
 
 from carrel.api.context.v1 import user_context_pb2
 from carrel_chassis.signing import decode_context
@@ -144,6 +145,24 @@ async def test_sessions_are_listed_and_ended(system: System, ada: Person) -> Non
         return (await as_person(system, ada, "sessions", "list")).code == 1
 
     await eventually(refused, seconds=10)
+
+
+async def test_the_commands_of_one_terminal_are_one_session(system: System, ada: Person) -> None:
+    who = ("--tenant", ada.tenant_id, "--user", ada.user_id)
+    for _ in range(2):
+        listed = await carrel("sessions", "list", *who, "--json", data_dir=system.data_dir)
+        assert [session["current"] for session in listed.document["sessions"]] == [True]
+    with running("sessions", "list", *who, "--json", data_dir=system.data_dir) as another_terminal:
+        listed = await ended(another_terminal)
+        assert len(listed.document["sessions"]) == 2
+
+
+async def test_a_corpus_comes_back_as_it_was(system: System, ada: Person, tmp_path: Path) -> None:
+    assert (await as_person(system, ada, "corpus", "upload", "trace", str(EXAMPLE))).code == 0
+    assert (await as_person(system, ada, "corpus", "download", "trace", str(tmp_path / "trace.csv"))).code == 0
+    assert (tmp_path / "trace.csv").read_bytes() == EXAMPLE.read_bytes()
+    assert (await as_person(system, ada, "corpus", "download", "trace", "-")).out == EXAMPLE.read_text()
+    assert (await as_person(system, ada, "corpus", "download", "trace", "-", "--json")).code == 2
 
 
 async def test_a_run_is_started_repeated_and_answered(system: System, ada: Person) -> None:

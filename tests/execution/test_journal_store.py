@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from sqlalchemy import text
 
+from carrel.replay import Ask, StepKind, StepRecord, StepState, WaitKind, WaitState
 from carrel_chassis.ids import new_id
 from carrel_execution.domain import ClaimedRun, succeeded
-from carrel_execution.journal import Ask, StepKind, StepRecord, StepState, WaitKind, WaitState
 from carrel_execution.journal_repository import Journals
 from carrel_execution.journal_store import JournalStore, Standing
 from tests.execution.conftest import Desk

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from carrel.agent import JSON
-from carrel_execution.domain import AgentDied
+from carrel.agent_errors import AgentDied
 from carrel_execution.isolation.host import ProcessHost
 from carrel_execution.isolation.proxy import ProcessAgent
 from tests.support.agents import Corpora, LocalRun

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from carrel.agent import Agent, AgentError, OutcomeUnknown, Retry, ToolError
-from carrel_execution.domain import AgentDied
-from carrel_execution.journal import (
+from carrel.agent_errors import AgentDied
+from carrel.replay import (
     Answered,
     Journal,
     Mismatch,

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+import grpc
 import pytest
 import pytest_asyncio
 
 from carrel import Client
+from carrel.api.gateway.v1 import gateway_service_pb2 as pb
+from carrel.api.gateway.v1 import gateway_service_pb2_grpc as rpc
 from carrel.client import OnDisconnect, RunState, Wait, WaitKind
 from carrel.errors import Conflict, InvalidArgument, NotFound
-from tests.gateway.edge import http_client
+from tests.gateway.edge import Issuer, bearer, http_client
 from tests.support.directory import with_role
-from tests.support.expect import eventually
+from tests.support.expect import eventually, refused
 from tests.support.system import Person, System
 
 SLEEPER = {"seconds": 60}
@@ -157,6 +161,22 @@ async def test_a_run_goes_on_as_long_as_somebody_watches_it(system: System, clie
             await client.cancel_run(one.run_id)
     finally:
         await database.close()
+
+
+async def test_a_watcher_whose_credential_ends_is_told_so_before_the_run_is_cancelled(
+    system: System, edge: grpc.aio.Channel, issuer: Issuer
+) -> None:
+    """The run ends with its followers, and who has no credential any more is none: the stream does not go on beside it."""
+    good = issuer.token(sub="ada-of-a-short-time", tenant="tenant-of-a-short-time")
+    async with Client(system.addresses["gateway"], good) as owner:
+        run = await owner.start_run("sleeper", SLEEPER, on_disconnect=OnDisconnect.ON_DISCONNECT_CANCEL)
+        short = issuer.token(sub="ada-of-a-short-time", tenant="tenant-of-a-short-time", exp=int(time.time()) + 3)
+        gateway: rpc.GatewayServiceAsyncStub = rpc.GatewayServiceStub(edge)
+        with refused(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"):
+            async for _ in gateway.WatchRun(pb.WatchRunRequest(run_id=run.run_id), metadata=bearer(short), timeout=60):
+                pass
+        assert (await owner.get_run(run.run_id)).state == RunState.RUN_STATE_RUNNING
+        await owner.cancel_run(run.run_id)
 
 
 async def test_schedules_are_made_paused_and_deleted_by_their_user_alone(client: Client, stranger: Client) -> None:

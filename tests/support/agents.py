@@ -11,8 +11,9 @@ from pathlib import Path
 from random import Random
 
 import duckdb
+import jsonschema
 
-from carrel.agent import JSON, AgentError, RunContext, ThreadState, ToolError
+from carrel.agent import JSON, AgentError, RunContext, RunPort, ThreadState, ToolError
 from carrel_agents import AGENTS
 
 ROW_CAP = 10_000
@@ -59,12 +60,22 @@ class Record:
     """What the agents of one run did, in order: (agent, kind, what)."""
 
     steps: list[tuple[str, str, JSON]] = field(default_factory=list)
+    answers: list[JSON] = field(default_factory=list)
+    """What the user answers, in order, when an agent asks; each must match what is asked for."""
+
+    written: list[str] = field(default_factory=list)
+    """What a model writes, in order; without any there is no model."""
+
+    @property
+    def agents(self) -> list[str]:
+        """The agents in the order in which they began."""
+        return [agent for agent, kind, _ in self.steps if kind == "input"]
 
     def of_kind(self, kind: str) -> list[tuple[str, JSON]]:
         return [(agent, what) for agent, each, what in self.steps if each == kind]
 
 
-class LocalRun(RunContext):
+class LocalRun(RunPort):
     """Runs agents of AGENTS here and now; every value passes through JSON, as it does between processes."""
 
     def __init__(
@@ -76,6 +87,7 @@ class LocalRun(RunContext):
         self._corpora = corpora
         self.random = Random(self.run_id)
         self.state = _NoState()
+        self.models = ("scripted",) if self.record.written else ()
 
     async def start(self, input: Mapping[str, JSON]) -> JSON:
         """Runs the agent that holds this context."""
@@ -83,9 +95,9 @@ class LocalRun(RunContext):
         if agent is None:
             raise AgentError("AGENT_NOT_FOUND", f"There is no agent {self.agent}.")
         self.record.steps.append((self.agent, "input", dict(input)))
-        return _through_json(await agent().run(self, _through_json(dict(input))))
+        return _through_json(await agent().perform(RunContext(self), _through_json(dict(input))))
 
-    async def call_tool(self, tool: str, **arguments: JSON) -> JSON:
+    async def call_tool(self, tool: str, /, **arguments: JSON) -> JSON:
         self.record.steps.append((self.agent, "tool", {"tool": tool, **arguments}))
         match tool:
             case "sql_query":
@@ -104,7 +116,23 @@ class LocalRun(RunContext):
     async def wait_for_input(
         self, prompt: str, schema: Mapping[str, JSON] | None = None, timeout: float | None = None
     ) -> JSON:
+        self.record.steps.append((self.agent, "wait", {"prompt": prompt, "schema": schema}))
+        if not self.record.answers:
+            raise AgentError("WAIT_EXPIRED", f"Nobody is here to answer: {prompt}")
+        answer = self.record.answers.pop(0)
+        jsonschema.validate(answer, schema or {})
+        return answer
+
+    async def wait_for_approval(self, prompt: str, timeout: float | None = None) -> bool:
         raise AgentError("WAIT_EXPIRED", f"Nobody is here to answer: {prompt}")
+
+    async def call_model(self, model: str, request: Mapping[str, JSON]) -> JSON:
+        self.record.steps.append((self.agent, "model", request))
+        text = self.record.written.pop(0)
+        if not text:
+            raise AgentError("MODEL_UNAVAILABLE", "The model does not answer.")
+        response = {"parts": [{"part_kind": "text", "content": text}]}
+        return {"response": response, "model": model, "input_tokens": 1, "output_tokens": 1, "cost_usd": None}
 
     async def now(self) -> float:
         return 0.0
@@ -114,6 +142,9 @@ class LocalRun(RunContext):
 
     async def progress(self, message: str, done: int = 0, total: int = 0) -> None:
         self.record.steps.append((self.agent, "progress", message))
+
+    async def partial_result(self, message_id: str, delta: str = "", text: str = "") -> None:
+        self.record.steps.append((self.agent, "text", text or delta))
 
     async def custom(self, name: str, data: Mapping[str, JSON]) -> None:
         self.record.steps.append((self.agent, "custom", {"name": name, **data}))

@@ -18,7 +18,7 @@ class Hoarder(Agent):
         found = {"kept": self.kept, "attributes": sorted(vars(self))}
         self.kept = input["secret"]
         self.context = context
-        await context.call_tool("echo", text=input["secret"])
+        await context.tools.call("echo", text=input["secret"])
         return {"found": found, "kept_now": self.kept, "instance": id(self)}
 
 
@@ -28,7 +28,7 @@ class Reader(Agent):
     name = "reader"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        answer = await context.call_tool("sql_query", sql='SELECT count(*) AS rows, min(owner) AS owner FROM "trace"')
+        answer = await context.tools.call("sql_query", sql='SELECT count(*) AS rows, min(owner) AS owner FROM "trace"')
         return dict(zip(answer["columns"], answer["rows"][0], strict=True))
 
 
@@ -38,7 +38,7 @@ class Caller(Agent):
     name = "caller"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        return await context.call_tool(input["tool"], **input.get("arguments", {}))
+        return await context.tools.call(input["tool"], **input.get("arguments", {}))
 
 
 AGENTS = (Hoarder, Reader, Caller)

@@ -46,7 +46,7 @@ class Journaling(Agent):
             raise AgentError("NOT_TODAY", "Try it tomorrow.")
 
         found = {
-            "time": await context.now(),
+            "time": await context.clock.now(),
             "chance": context.random.random(),
             "step": await context.step("work", work),
         }
@@ -54,13 +54,13 @@ class Journaling(Agent):
             await context.step("fails", fails)
         except AgentError as error:
             found["failure"] = error.reason
-        found["agent"] = await context.run_agent("effecting", {"key": f"{key}-agent"})
-        found["tool"] = await context.call_tool("count", key=f"{key}-tool")
-        await context.thinking("I have done it all.")
+        found["agent"] = await context.agents.run("effecting", {"key": f"{key}-agent"})
+        found["tool"] = await context.tools.call("count", key=f"{key}-tool")
+        await context.emit.thinking("I have done it all.")
         if not input.get("seconds"):
             return found
         await asyncio.sleep(input["seconds"])
-        return {**found, "later": await context.now()}
+        return {**found, "later": await context.clock.now()}
 
 
 class Effecting(Agent):
@@ -107,14 +107,14 @@ class Fickle(Agent):
                 case ("name", _):
                     await context.step("second" if again else "first", work)
                 case ("kind", True):
-                    await context.run_agent("effecting", {"key": "fickle"})
+                    await context.agents.run("effecting", {"key": "fickle"})
                 case ("kind", False):
                     await context.step("first", work)
                 case ("input", _):
-                    await context.run_agent("effecting", {"key": f"fickle-{again}"})
-                    await context.call_tool("echo", text="so that it is written")
+                    await context.agents.run("effecting", {"key": f"fickle-{again}"})
+                    await context.tools.call("echo", text="so that it is written")
                 case ("tool", _):
-                    await context.call_tool("echo", text=str(again))
+                    await context.tools.call("echo", text=str(again))
         except Exception:
             pass  # an agent that would rather go on
         await asyncio.sleep(0.0 if again else 60.0)
@@ -135,13 +135,13 @@ class Asking(Agent):
     name = "asking"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        before = await context.run_agent("effecting", {"key": f"{input.get('key', 'asking')}-before"})
-        asked = context.wait_for_input("Which number?", _NUMBER, timeout=input.get("timeout"))
+        before = await context.agents.run("effecting", {"key": f"{input.get('key', 'asking')}-before"})
+        asked = context.wait_for.input("Which number?", _NUMBER, timeout=input.get("timeout"))
         if input.get("at_once"):
-            answers = await asyncio.gather(asked, context.wait_for_input("And which word?"))
+            answers = await asyncio.gather(asked, context.wait_for.input("And which word?"))
             return {"before": before, "answers": list(answers)}
         answer = await asked
-        await context.progress(f"I was told {answer['number']}.")
+        await context.emit.progress(f"I was told {answer['number']}.")
         return {"before": before, "answer": answer["number"]}
 
 
@@ -180,8 +180,8 @@ class Insisting(Agent):
     retry = Retry(attempts=3, first_seconds=0.05)
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        await context.call_tool("count", key=input["key"])
-        return await context.call_tool("crash")
+        await context.tools.call("count", key=input["key"])
+        return await context.tools.call("crash")
 
 
 class Remembering(Agent):
@@ -207,7 +207,7 @@ class Consenting(Agent):
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         try:
-            return {"result": await context.call_tool(input["tool"], **input.get("arguments", {}))}
+            return {"result": await context.tools.call(input["tool"], **input.get("arguments", {}))}
         except ToolError as error:
             return {"refused": error.reason}
 
@@ -218,9 +218,9 @@ class Busy(Agent):
     name = "busy"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        apart = asyncio.create_task(context.call_tool("sleep", seconds=60))
+        apart = asyncio.create_task(context.tools.call("sleep", seconds=60))
         try:
-            return await context.run_agent("sleeper", {"seconds": 60})
+            return await context.agents.run("sleeper", {"seconds": 60})
         finally:
             apart.add_done_callback(lambda task: task.cancelled() or task.exception())
 
@@ -235,7 +235,7 @@ class Defiant(Agent):
             effect(f"{input['key']}-late")
             return 1
 
-        await context.thinking("I stay.")
+        await context.emit.thinking("I stay.")
         loop = asyncio.get_running_loop()
         end = loop.time() + input["seconds"]
         await context.state.set(["mine"])
@@ -252,11 +252,11 @@ class Defiant(Agent):
 
     async def _try(self, context: RunContext, work: object, key: str) -> None:
         for attempt in (
-            lambda: context.thinking("late"),
+            lambda: context.emit.thinking("late"),
             lambda: context.step("late", work),  # type: ignore[arg-type]
-            lambda: context.call_tool("count", key=f"{key}-late"),
-            lambda: context.run_agent("effecting", {"key": f"{key}-late"}),
-            lambda: context.wait_for_input("late?"),
+            lambda: context.tools.call("count", key=f"{key}-late"),
+            lambda: context.agents.run("effecting", {"key": f"{key}-late"}),
+            lambda: context.wait_for.input("late?"),
         ):
             try:
                 await attempt()
@@ -272,7 +272,7 @@ class Talkative(Agent):
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         for number in range(1_000_000):
             try:
-                await context.progress("more", number, 1_000_000)
+                await context.emit.progress("more", number, 1_000_000)
             except AgentError:
                 continue
         return "never"

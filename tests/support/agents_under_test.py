@@ -16,9 +16,9 @@ class Sleeper(Agent):
     description = "Sleeps."
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        await context.thinking("I sleep.")
+        await context.emit.thinking("I sleep.")
         await asyncio.sleep(input.get("seconds", 1.0))
-        return await context.call_tool("echo", text="awake")
+        return await context.tools.call("echo", text="awake")
 
 
 class Dying(Agent):
@@ -28,7 +28,7 @@ class Dying(Agent):
     description = "Dies."
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        await context.thinking("I die.")
+        await context.emit.thinking("I die.")
         raise SystemExit(3)
 
 
@@ -61,10 +61,10 @@ class Counting(Agent):
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         total = int(input.get("calls", 3))
         numbers = []
-        await context.thinking("I count.")
+        await context.emit.thinking("I count.")
         for number in range(1, total + 1):
-            await context.progress("counting", number, total)
-            answer = await context.call_tool("echo", text=str(number))
+            await context.emit.progress("counting", number, total)
+            answer = await context.tools.call("echo", text=str(number))
             numbers.append(int(answer["text"]))
             await asyncio.sleep(input.get("seconds", 0.0))
         return {"numbers": numbers}
@@ -79,12 +79,12 @@ class Stubborn(Agent):
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         loop = asyncio.get_running_loop()
         end = loop.time() + input.get("seconds", 20.0)
-        await context.thinking("I stay.")
+        await context.emit.thinking("I stay.")
         while loop.time() < end:
             try:
                 await asyncio.sleep(0.1)
                 if input.get("uses_tool"):
-                    await context.call_tool("echo", text="still here")
+                    await context.tools.call("echo", text="still here")
             except asyncio.CancelledError:
                 continue
         return {"stayed": True}
@@ -99,9 +99,9 @@ class Nested(Agent):
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         depth = int(input.get("depth", 1))
         if depth > 0:
-            return {"inner": await context.run_agent("nested", {**input, "depth": depth - 1})}
+            return {"inner": await context.agents.run("nested", {**input, "depth": depth - 1})}
         leaf = input.get("leaf", "counting")
-        return {"leaves": [await context.run_agent(leaf, {"calls": 2}) for _ in range(2)]}
+        return {"leaves": [await context.agents.run(leaf, {"calls": 2}) for _ in range(2)]}
 
 
 class Unjust(Agent):

@@ -30,7 +30,7 @@ class Rogue(Agent):
     name = "rogue"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        await context.thinking("I begin.")
+        await context.emit.thinking("I begin.")
         return await getattr(self, f"_{input['does']}")(context, input)
 
     async def _nothing(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
@@ -172,19 +172,19 @@ class Rogue(Agent):
         """Each method of the context once."""
 
         async def work() -> JSON:
-            return (await context.call_tool("echo", text="within a step"))["text"]
+            return (await context.tools.call("echo", text="within a step"))["text"]
 
-        await context.progress("half", 1, 2)
-        await context.custom("mine", {"n": 1})
-        both = await asyncio.gather(*(context.call_tool("echo", text=text) for text in ("one", "two")))
+        await context.emit.progress("half", 1, 2)
+        await context.emit.custom("mine", {"n": 1})
+        both = await asyncio.gather(*(context.tools.call("echo", text=text) for text in ("one", "two")))
         await context.state.set({"seen": True})
         return {
             "texts": [answer["text"] for answer in both],
             "step": await context.step("work", work),
             "state": await context.state.get(),
             "chance": context.random.random(),
-            "time": await context.now(),
-            "below": await context.run_agent("counting", {"calls": 1}),
+            "time": await context.clock.now(),
+            "below": await context.agents.run("counting", {"calls": 1}),
         }
 
 

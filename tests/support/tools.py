@@ -147,6 +147,7 @@ class Walk(Tool):
         "properties": {"steps": {"type": "integer"}, "seconds": {"type": "number", "minimum": 0}},
         "required": ["steps"],
     }
+    tells_progress: ClassVar = True
 
     async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
         for step in range(arguments["steps"]):

@@ -33,6 +33,7 @@ REPOSITORIES = {
         "carrel_execution.schedule_repository",
         "carrel_execution.follow",
         "carrel_execution.statistics",
+        "carrel_execution.model_usage",
     ),
     "carrel_tools": ("carrel_tools.repository", "carrel_tools.corpus_repository", "carrel_tools.audit"),
     "carrel_events": ("carrel_events.repository",),
@@ -61,6 +62,14 @@ ASK = """
     FROM execution.run WHERE tenant_id = $1 AND user_id = $2 RETURNING *
 """
 """What a run of the person waits for."""
+MODEL_CALL = """
+    INSERT INTO execution.journal_step (tenant_id, user_id, run_id, step_id, kind, name, input_digest, state, result_json, error_kind,
+                                        error_reason, error_message, epoch, retry, create_time)
+    SELECT tenant_id, user_id, run_id, '9', 'MODEL', 'small', '', 'SUCCEEDED',
+           json_build_object('model', user_id, 'input_tokens', 7, 'output_tokens', 5, 'cost_usd', 0.5)::text, '', '', '', 1, 0, now()
+    FROM execution.run WHERE tenant_id = $1 AND user_id = $2 RETURNING *
+"""
+"""A call of a model, which is named after the person."""
 UPLOAD_ID = "upload-of-both"
 
 
@@ -97,6 +106,7 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
     accepted = await row_of(system, f"SELECT * FROM execution.run {own}", person)
     schedule = await row_of(system, f"SELECT * FROM execution.schedule {own}", person)
     wait = await row_of(system, ASK, person)
+    await row_of(system, MODEL_CALL, person)
     return {
         "schedule": dict(schedule),
         "wait": dict(wait),
@@ -167,6 +177,8 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         "ADD_SCHEDULE": {name: schedule[name] for name in schedule if name not in ("tenant_id", "user_id")}
         | {"schedule_id": new_id("schedule"), "request_id": new_id("request"), "most": 10},
         "LIST_STEPS": {"run_id": run["run_id"], "create_time": PAST, "step_id": "", "page_size": 50},
+        "USAGE_OF_RUN": {"run_id": run["run_id"]},
+        "USAGE_OF_USER": {"day": PAST.date()},
         "LIST_WAITS": {"run_id": "", "states": ["PENDING"], "create_time": PAST, "wait_id": "", "page_size": 50},
         "GET_WAIT": {"wait_id": wait["wait_id"]},
         "RESOLVE_WAIT": {"wait_id": wait["wait_id"], "state": "RESOLVED", "answer_json": "7", "event": b"x"},
@@ -284,8 +296,10 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
         assert sum(row[3] for row in as_eve) == 1, "Eve has one run of her own"
     if name in {"GET_SCHEDULE", "PAUSE_SCHEDULE", "RESUME_SCHEDULE", "DELETE_SCHEDULE", "SCHEDULE_WENT_ON", "FOLLOW"}:
         assert as_eve == []
-    if name in {"LIST_STEPS", "GET_WAIT", "RESOLVE_WAIT"}:
+    if name in {"LIST_STEPS", "GET_WAIT", "RESOLVE_WAIT", "USAGE_OF_RUN"}:
         assert as_eve == []
+    if name == "USAGE_OF_USER":
+        assert [row[:3] for row in as_eve] == [(eve.user_id, 1, 7)]
     if name == "OTHER_CORPORA":
         assert as_eve[0] == (1, eves["corpus"]["size_bytes"]), "the sum is over Eve's own files"
     if name in {"DELETE_CORPUS", "RENAME_CORPUS", "GET_CORPUS", "FIND_CORPUS"}:  # Eve has a file of that name herself

@@ -15,21 +15,19 @@ from carrel.client import RunState
 from carrel_chassis.probe import state_of
 from carrel_chassis.stack import Stack
 from carrel_chassis.stack.development import development_token
-from tests.gateway.certificates import Authority
+from tests.cli.program import carrel
 from tests.support.system import SERVICES, test_settings
 
 
 @pytest_asyncio.fixture
 async def encrypted(tmp_path: Path) -> AsyncIterator[Stack]:
-    """A system of its own. One certificate holds the names of all: what is tried here is that each service uses it on every line."""
-    issued = Authority(tmp_path).issue(*SERVICES, "gateway")
-    environment = {f"CARREL_{name.upper()}": str(path) for name, path in issued.items()}
-    async with Stack(test_settings(tmp_path / "data", service_environment=environment)) as stack:
+    """A system of its own, each service with the certificate that the launcher made for it."""
+    async with Stack(test_settings(tmp_path / "data", peer_tls=True)) as stack:
         await stack.ready(60)
         yield stack
 
 
-async def test_a_run_goes_through_all_services(encrypted: Stack) -> None:
+async def test_a_run_goes_through_all_services_and_the_operator_is_heard(encrypted: Stack) -> None:
     token = development_token(encrypted.settings.data_dir, "acme", "ada")
     async with Client(encrypted.addresses["gateway"], token) as client:
         run = await client.start_run("echo", {"text": "encrypted"})
@@ -42,3 +40,15 @@ async def test_a_run_goes_through_all_services(encrypted: Stack) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refusal:
                 await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
             assert refusal.value.code() == grpc.StatusCode.UNAVAILABLE
+    await check_the_operator(encrypted.settings.data_dir)
+
+
+async def check_the_operator(data_dir: Path) -> None:
+    """The commands that speak with the services themselves find their certificate in the data folder."""
+    for command in (
+        ("users", "list", "--tenant", "acme"),
+        ("token", "--tenant", "acme", "--user", "ada", "--context"),
+        ("doctor",),
+    ):
+        answer = await carrel(*command, data_dir=data_dir)
+        assert answer.code == 0, answer.err

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from carrel.api.tools.v1 import policy_service_pb2, tool_pb2
 from carrel.api.tools.v1 import tool_service_pb2 as pb
 from carrel_chassis.errors import CarrelError
 from carrel_tools.consent import digest_of
-from tests.support.expect import refused
+from tests.support.expect import eventually, refused
 from tests.tools.administration import ALLOW, ASK, ToolAdministrator, after, consent, own_decisions, rule
 from tests.tools.conftest import Desk
 from tests.tools.effects import effects
@@ -135,3 +140,48 @@ async def test_the_question_is_a_line_of_the_ledger_and_uses_up_no_step(desk: De
     await asked(desk, key="a")
     lines = await desk.calls()
     assert [line.outcome for line in lines] == [tool_pb2.TOOL_OUTCOME_DENIED] * 2
+
+
+async def test_of_two_steps_with_one_consent_at_the_same_instant_one_is_asked_again(desk: Desk):
+    key = secrets.token_hex(8)
+    approval = consent(desk, (await asked(desk, key=key)).metadata["arguments_digest"])
+    async with own_lines(desk) as lines:
+        # A step of another process that has written its intent and not yet committed it: no look beforehand can see that.
+        await lines.execute(text(_OTHER_STEP), _of(desk, approval))
+        xid = (await lines.execute(text("SELECT pg_current_xact_id()::text"))).scalar_one()
+        late = asyncio.create_task(asked(desk, "late", approval, key=key))
+        async with own_lines(desk) as looks:
+
+            async def waits_for_it() -> bool:
+                query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND transactionid::text = :xid"
+                return bool((await looks.execute(text(query), {"xid": xid})).scalar_one())
+
+            await eventually(waits_for_it)
+        await lines.commit()
+    assert (await late).metadata["refused"] == "USED" and effects(desk.system, key) == 0
+
+
+_OTHER_STEP = """
+    INSERT INTO tool_call (tenant_id, user_id, tool_call_id, run_id, step_id, attempt, agent, tool, arguments_sha256, holder, outcome,
+                           approval_id)
+    VALUES (:tenant_id, :user_id, 'call-elsewhere', :run_id, 'early', 1, 'echo', 'post', '', 'process-elsewhere', 'INTENDED', :approval_id)
+"""
+
+
+def _of(desk: Desk, approval: pb.Approval) -> dict[str, str]:
+    person = desk.person
+    own = {"tenant_id": person.tenant_id, "user_id": person.user_id}
+    return {**own, "run_id": desk.run_id, "approval_id": approval.approval_id}
+
+
+@asynccontextmanager
+async def own_lines(desk: Desk) -> AsyncIterator[AsyncConnection]:
+    """A transaction as tool-dispatch has it for this person."""
+    engine = create_async_engine(desk.system.database_url("carrel_tools"))
+    try:
+        async with engine.connect() as connection:
+            for name, value in (("tenant_id", desk.person.tenant_id), ("user_id", desk.person.user_id)):
+                await connection.execute(text(f"SELECT set_config('app.{name}', :value, true)"), {"value": value})
+            yield connection
+    finally:
+        await engine.dispose()

@@ -11,6 +11,8 @@ from pathlib import Path
 import asyncpg
 import grpc
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from carrel.api.tools.v1 import tool_service_pb2 as pb
 from carrel_tools.corpus_store import PART_BYTES
@@ -111,6 +113,27 @@ async def test_a_broken_upload_goes_on_where_it_was(desk: Desk):
     assert (await download(desk, name="sales"))[1] == LONG
     with refused(Code.NOT_FOUND, "CORPUS_NOT_FOUND"):
         await received(desk, "upload-a")
+
+
+async def test_an_upload_that_broke_off_a_day_ago_is_removed_and_no_other(desk: Desk, other: Desk, own_process):
+    for each in (desk, other):
+        await broken_off(each, LONG[: 9 * MIB], "upload-a")
+    before = len(own_files(desk))
+    engine = create_async_engine(desk.system.database_url("carrel_tools"))
+    async with engine.begin() as connection:
+        for name, value in (("tenant_id", desk.person.tenant_id), ("user_id", desk.person.user_id)):
+            await connection.execute(text(f"SELECT set_config('app.{name}', :value, true)"), {"value": value})
+        await connection.execute(text("UPDATE corpus_upload SET create_time = now() - interval '25 hours'"))
+    await engine.dispose()
+    await own_process(CLEAN_SECONDS="0.2")
+
+    async def removed() -> bool:
+        return len(own_files(desk)) == before - 2
+
+    await eventually(removed)
+    with refused(Code.NOT_FOUND, "CORPUS_NOT_FOUND"):
+        await received(desk, "upload-a")
+    assert await received(other, "upload-a") == 2 * PART_BYTES
 
 
 async def test_an_upload_is_its_users_own(desk: Desk, other: Desk):

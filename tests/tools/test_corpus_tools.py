@@ -34,6 +34,19 @@ async def test_search_ranks_passages_and_rows(desk: Desk):
     assert "**Vienna**" in first["snippet"] and first["score"] > 0
 
 
+async def test_hit_by_hit_each_comes_once(desk: Desk):
+    await desk.upload("people", b"name,likes\nann,night trains\nbob,trains\ncleo,trains at night\ndan,ships\n")
+    seen, offset = [], 0
+    while offset is not None:
+        page = await desk.result("corpus_search", words="trains", max_hits=2, offset=offset)
+        assert page["truncated"] == (page["next"] is not None)
+        seen += [hit["place"] for hit in page["hits"]]
+        offset = page["next"]
+    assert sorted(seen) == [1, 2, 3]
+    # Which words are looked for does not depend on the page: there is no row with some of them.
+    assert (await desk.result("corpus_search", words="trains night", offset=2))["hits"] == []
+
+
 @pytest.mark.parametrize("words", ['"', "* OR corpus:x", "NEAR(a b)", "a AND", "--", "ünïcode"])
 async def test_words_are_words_and_no_query_language(desk: Desk, words: str):
     await desk.upload("notes", NOTES, media_type="text/plain")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from sqlalchemy import text
 from carrel_chassis.db.engine import Engine, cross_user_engine
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import ResourceLimits, UserContext
-from carrel_tools.pace import Pace
+from carrel_tools.pace import Pace, Shares
 from tests.support.expect import room_in_the_minute
 from tests.support.system import Person, System
 
@@ -78,6 +79,35 @@ async def test_without_a_limit_nothing_is_counted(keeper: Engine, ada: Person):
     async with keeper.begin() as connection:
         count = text("SELECT count(*) FROM tool_pace WHERE tenant_id = :tenant_id")
         assert (await connection.execute(count, {"tenant_id": ada.tenant_id})).scalar_one() == 0
+
+
+async def test_what_is_known_afterwards_is_counted_for_all_processes_and_for_each_user_alone(keeper: Engine):
+    ada, eve = (("tenant-" + secrets.token_hex(6), "user-1") for _ in range(2))
+    one, two = (Shares(keeper, "bytes", unasked=True) for _ in range(2))
+    assert await one.left(ada, 1000) is None
+    one.spend(ada, 40)
+    assert await one.left(ada, 1000) is None  # the first share, which nobody has been asked for
+    one.spend(ada, 910)
+    assert await one.left(ada, 1000) is None  # 950 are counted now, and the last 50 given
+    assert await two.left(ada, 1000) is None  # a share of its own that it has not asked for
+    two.spend(ada, 50)
+    seconds = await two.left(ada, 1000)
+    assert seconds is not None and 0 < seconds <= 60
+    assert await Shares(keeper, "cpu", unasked=True).left(ada, 1000) is None
+    assert await two.left(eve, 1000) is None
+
+
+async def test_many_at_once_lose_nothing_of_what_they_use(keeper: Engine):
+    who = ("tenant-" + secrets.token_hex(6), "user-1")
+    shares = Shares(keeper, "bytes")
+
+    async def use() -> int:
+        if await shares.left(who, 1000) is not None:
+            return 0
+        shares.spend(who, 1)
+        return 1
+
+    assert sum(await asyncio.gather(*(use() for _ in range(1500)))) == 1000
 
 
 async def test_the_next_minute_begins_anew(keeper: Engine, ada: Person):

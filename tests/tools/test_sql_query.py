@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import grpc
@@ -25,7 +26,7 @@ async def failure(desk: Desk, sql: str) -> tuple[str, str]:
 async def test_a_real_trace_is_counted(desk: Desk):
     await desk.upload("trace", REAL_TRACE.read_bytes())
     result = await desk.result("sql_query", sql="SELECT count(*) AS n, sum(ContextTokens::BIGINT) AS s FROM trace")
-    assert result == {"columns": ["n", "s"], "rows": [[19366, 22361870]], "truncated": False}
+    assert result == {"columns": ["n", "s"], "rows": [[19366, 22361870]], "truncated": False, "next": None}
     figures = await desk.result("statistics", corpus="trace", column="GeneratedTokens")
     assert (figures["count"], figures["unreadable"], figures["nulls"]) == (19366, 0, 0)
     assert figures["min"] <= figures["p50"] <= figures["p95"] <= figures["max"]
@@ -58,9 +59,40 @@ async def test_values_become_json(desk: Desk):
 
 async def test_rows_are_capped_and_says_so(desk: Desk):
     result = await desk.result("sql_query", sql="SELECT range FROM range(1000000000)")
-    assert len(result["rows"]) == 10_000 and result["truncated"]
+    assert len(result["rows"]) == 10_000 and result["truncated"] and result["next"] == 10_000
     assert not (await desk.result("sql_query", sql="SELECT range FROM range(10000)"))["truncated"]
-    assert (await failure(desk, "SELECT repeat('x', 1000) FROM range(2000)"))[0] == "TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows", "asked"),
+    [
+        (
+            "SELECT range FROM range(1001) ORDER BY range",
+            1001,
+            {"max_rows": 300},
+        ),  # by number, beyond what is fetched at once
+        ("SELECT range, repeat('ü', 2000) FROM range(1000) ORDER BY range", 1000, {}),  # by bytes: 4 MB
+        ("SELECT range FROM range(10) ORDER BY range", 10, {"max_rows": 5}),
+    ],
+)
+async def test_page_by_page_every_row_comes_once(desk: Desk, sql: str, rows: int, asked: dict[str, int]):
+    seen: list[int] = []
+    pages, offset = 0, 0
+    while offset is not None:
+        answer = await desk.execute("sql_query", f"page {pages}".replace(" ", "-"), sql=sql, offset=offset, **asked)
+        assert len(answer.result_json.encode()) <= 1024 * 1024
+        page = json.loads(answer.result_json)
+        assert page["truncated"] == (page["next"] is not None)
+        seen += [row[0] for row in page["rows"]]
+        pages, offset = pages + 1, page["next"]
+    assert seen == list(range(rows)) and pages > 1
+
+
+async def test_beyond_the_last_row_there_is_nothing_and_one_row_may_be_too_large(desk: Desk):
+    empty = await desk.result("sql_query", sql="SELECT 1 AS one", offset=5)
+    assert empty == {"columns": ["one"], "rows": [], "truncated": False, "next": None}
+    reason, message = await failure(desk, "SELECT repeat('x', 2000000)")
+    assert reason == "TOO_LARGE" and "A row has more than 1048576 bytes" in message
 
 
 async def test_a_missing_corpus_is_named_with_those_that_exist(desk: Desk, other: Desk):

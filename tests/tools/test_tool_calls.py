@@ -75,7 +75,7 @@ async def test_a_denied_step_succeeds_once_the_right_is_granted(desk: Desk):
     with refused(Code.NOT_FOUND, "TOOL_NOT_FOUND"):
         await desk.execute("sql_query", scopes=("tools.use",), sql="SELECT 1")
     answer = await desk.execute("sql_query", sql="SELECT 1 AS one")
-    assert answer.result_json == '{"columns":["one"],"rows":[[1]],"truncated":false}'
+    assert answer.result_json == '{"columns":["one"],"rows":[[1]],"truncated":false,"next":null}'
 
 
 async def test_tools_without_their_scope_are_not_listed(desk: Desk):

@@ -16,11 +16,17 @@ from carrel_chassis.ids import check_id, new_id
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.rpc.status import remote_errors
 from carrel_chassis.signing import ServiceSigner, read_key
+from carrel_chassis.stack.certificates import operator_tls
 from carrel_chassis.stack.keys import JWT_AUDIENCE, JWT_ISSUER
 
 
-def development_token(data_dir: Path, tenant_id: str, user_id: str, lifetime_seconds: float = 12 * 3600.0) -> str:
-    """A JWT that the local gateway takes. Whoever can read the data folder can be anybody: that is why it is for development."""
+def development_token(
+    data_dir: Path, tenant_id: str, user_id: str, lifetime_seconds: float = 12 * 3600.0, session_id: str = ""
+) -> str:
+    """A JWT that the local gateway takes, of a new session where none is named.
+
+    Whoever can read the data folder can be anybody: that is why it is for development.
+    """
     folder = data_dir / "keys"
     key: Ed25519PrivateKey = read_key(folder / "dev-issuer.key")
     key_id = json.loads((folder / "jwks.json").read_text())["keys"][0]["kid"]
@@ -30,7 +36,7 @@ def development_token(data_dir: Path, tenant_id: str, user_id: str, lifetime_sec
         "aud": JWT_AUDIENCE,
         "sub": check_id(user_id, "user_id"),
         "tenant": check_id(tenant_id, "tenant_id"),
-        "sid": new_id("session"),
+        "sid": session_id or new_id("session"),
         "iat": now,
         "exp": now + int(lifetime_seconds),
     }
@@ -42,7 +48,7 @@ class Operator:
 
     def __init__(self, data_dir: Path, context_address: str) -> None:
         self.signer = ServiceSigner("operator", read_key(data_dir / "keys" / "operator.key"), time.time)
-        self.context = Peer("context", context_address, self.signer)
+        self.context = Peer("context", context_address, self.signer, operator_tls(data_dir))
         """The context service, as the operator calls it."""
         self._stub: rpc.ContextServiceAsyncStub = rpc.ContextServiceStub(self.context.channel)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from carrel_chassis.stack.certificates import certificate_files
 from carrel_chassis.stack.errors import StackError
 from carrel_chassis.stack.keys import JWT_AUDIENCE, JWT_ISSUER
 from carrel_chassis.stack.ports import HOST, free_ports
@@ -129,11 +130,15 @@ class Surroundings:
     database_urls: Mapping[str, str]
     """By role."""
     nats_url: str
+    certificates: Path | None
+    """For TLS between the services; None leaves their lines in the open."""
     extra: Mapping[str, str]
 
     def environment(self, service: Service) -> dict[str, str]:
         """The whole environment of the service's process; nothing of another service's secrets is in it."""
-        settings = self._common(service) | self._special(service)
+        settings = (
+            self._common(service) | certificate_files(self.certificates, service.identity) | self._special(service)
+        )
         for setting, role in service.database_roles.items():
             settings[setting] = self.database_urls[role]
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}

@@ -15,6 +15,7 @@ from types import TracebackType
 import structlog
 
 from carrel_chassis.stack import layout, ports, roles
+from carrel_chassis.stack.certificates import settle_certificates
 from carrel_chassis.stack.data_folder import DataFolder
 from carrel_chassis.stack.errors import StackError
 from carrel_chassis.stack.health import until_serving
@@ -54,6 +55,8 @@ class StackSettings:
     """Added to the environment of each service, such as CARREL_LOG_LEVEL."""
     only: tuple[str, ...] | None = None
     """The services to start; () starts the engines alone, None everything."""
+    peer_tls: bool = False
+    """Whether the services speak TLS with each other, by certificates made in the data folder."""
     user_namespaces: bool = True
     """False: root runs PostgreSQL as another user instead of in a user namespace."""
 
@@ -221,6 +224,7 @@ class Stack:
             corpora=folder.corpora,
             database_urls={role: server.url(role, self._passwords[role]) for role in roles.LOGIN_ROLES},
             nats_url=self._nats.url if self._nats else (settings.nats_url or ""),
+            certificates=_certificates(folder, wanted=settings.peer_tls),
             extra=settings.service_environment,
         )
 
@@ -273,3 +277,12 @@ class Stack:
         if self.on_exit is not None:
             with contextlib.suppress(Exception):
                 self.on_exit(name, return_code)
+
+
+def _certificates(folder: DataFolder, *, wanted: bool) -> Path | None:
+    try:
+        return settle_certificates(folder.path, wanted=wanted)
+    except ValueError as error:
+        raise StackError(
+            f"A certificate in {folder.path} is damaged ({error}): remove its folder tls, and new ones are made."
+        ) from error

@@ -1,1 +1,1 @@
-"""`carrel demo`: two users of two tenants do the main job at the same time, and what each of them received is checked."""
+"""`carrel demo`: the system at work before one's eyes, with checks of what was seen: two users at once, or a worker that is killed."""

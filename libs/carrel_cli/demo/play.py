@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -48,7 +48,13 @@ class Play:
             self._show_report(ben, of_ben)
             with self.timed("checks"):
                 self.verdicts = verdicts(of_ada, of_ben, await self.stage.blocked())
-        self._show_verdicts()
+        show_verdicts(self.out, self.verdicts)
+
+    def told(self) -> dict[str, object]:
+        """What there is to say of this performance, for programs."""
+        return {
+            "users": [{"tenant": one.tenant_id, "user": one.user_id, "facts": dict(one.facts)} for one in self.users]
+        }
 
     async def _start(self) -> None:
         out, stack = self.out, self.stage.stack
@@ -128,9 +134,11 @@ class Play:
             value = evidence.facts.get(name)
             self._line(visitor, (f"{name:<14} {value:>15,}" if isinstance(value, int) else f"{name:<14} none", "bold"))
 
-    def _show_verdicts(self) -> None:
-        self.out.heading("What was checked, from what came over the wire")
-        words = {True: ("ok         ", "green"), False: ("FAILED     ", "bold red"), None: ("not checked", "yellow")}
-        for verdict in self.verdicts:
-            self.out.parts(words[verdict.passed], (f" {verdict.check}", ""))
-            self.out.parts((f"            {verdict.figures}", "dim"), whole=True)
+
+def show_verdicts(out: Output, verdicts: Sequence[Verdict]) -> None:
+    """The checks, each with the figures it rests on."""
+    out.heading("What was checked, from what came over the wire")
+    words = {True: ("ok         ", "green"), False: ("FAILED     ", "bold red"), None: ("not checked", "yellow")}
+    for verdict in verdicts:
+        out.parts(words[verdict.passed], (f" {verdict.check}", ""))
+        out.parts((f"            {verdict.figures}", "dim"), whole=True)

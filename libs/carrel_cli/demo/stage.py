@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from carrel_chassis.stack import Stack, StackSettings, ports
@@ -19,9 +19,10 @@ _PAGE_SECONDS = 5.0
 class Stage:
     """A stack that is started by `Stack.start` and taken down by `clear`."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Callable[[Path], Mapping[str, str]] = lambda folder: {}) -> None:
+        """`environment` is what the services are given, for the folder of the stage."""
         self.folder = Path(tempfile.mkdtemp(prefix="carrel-demo-"))
-        self.stack = Stack(StackSettings(self.folder))
+        self.stack = Stack(StackSettings(self.folder, service_environment=environment(self.folder)))
         self._pids: set[int] = set()
         self._ports: list[int] = []
 

@@ -68,15 +68,24 @@ def enter(confinement: Confinement, home: Path, parent: int) -> None:
         seccomp.restrict()
 
 
-def bound_memory(memory_mb: int) -> None:
-    """So much beyond what this process has now. RLIMIT_DATA holds what one process allocates at once; the keeper holds the sum over all."""
+def memory_now() -> dict[str, int]:
+    """What this process has, in KB, by the kernel's names. To be asked before `enter`: afterwards it may not look."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    kb = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if name[:2] == "Vm"}
+    return {
+        name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if name[:2] == "Vm"
+    }
+
+
+def bound_memory(memory_mb: int, memory_kb: Mapping[str, int]) -> None:
+    """So much beyond what this process had, as `memory_now` said.
+
+    RLIMIT_DATA holds what one process allocates at once; the keeper holds the sum over all.
+    """
     _limit(
         {
-            resource.RLIMIT_DATA: kb["VmData"] * 1024 + memory_mb * _MB,
+            resource.RLIMIT_DATA: memory_kb["VmData"] * 1024 + memory_mb * _MB,
             # Also counts what is only reserved, which is much for threads; it is there for shared memory, which DATA leaves out.
-            resource.RLIMIT_AS: kb["VmSize"] * 1024 + 3 * memory_mb * _MB,
+            resource.RLIMIT_AS: memory_kb["VmSize"] * 1024 + 3 * memory_mb * _MB,
             resource.RLIMIT_FSIZE: memory_mb * _MB,
         }
     )

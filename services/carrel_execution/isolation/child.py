@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Any
 
-from carrel.agent import JSON, Agent, AgentError, RunContext, ThreadState, ToolError
+from carrel.agent import JSON, Agent, AgentError, RunContext, RunPort, ThreadState, ToolError
 from carrel_execution.domain import State, clean, succeeded
-from carrel_execution.isolation.bounds import bound_memory
+from carrel_execution.isolation.bounds import bound_memory, memory_now
 from carrel_execution.isolation.wire import MOST_BYTES, error_in, error_out, packed, received
 
 _MOST_FROM_SERVICE = 64 * 1024 * 1024
@@ -25,7 +25,7 @@ End = dict[str, Any]
 
 def work_for(classes: Mapping[str, type[Agent]], line: socket.socket, confine: Callable[[], None]) -> None:
     """Runs the agent that the first message names, to its end, and ends the process."""
-    last_words = line.dup()
+    last_words, memory_kb = line.dup(), memory_now()
     try:
         confine()
     except OSError as error:
@@ -33,21 +33,21 @@ def work_for(classes: Mapping[str, type[Agent]], line: socket.socket, confine: C
         return
     loop = asyncio.new_event_loop()  # not `asyncio.run`: that would wait for what the agent has left running
     try:
-        loop.run_until_complete(_work(classes, line))
+        loop.run_until_complete(_work(classes, line, memory_kb))
     except MemoryError:
         last_words.sendall(packed({"end": {"memory": True}}))
     except BaseException as error:  # of the agent, or of a task that it has made
         last_words.sendall(packed({"end": {"died": type(error).__name__}}))
 
 
-async def _work(classes: Mapping[str, type[Agent]], sock: socket.socket) -> None:
+async def _work(classes: Mapping[str, type[Agent]], sock: socket.socket, memory_kb: Mapping[str, int]) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=sock)
     job = await received(reader, _MOST_FROM_SERVICE)
     if job is None:
         return
-    bound_memory(job["memory_mb"])
+    bound_memory(job["memory_mb"], memory_kb)
     line = Line(writer)
-    agent = asyncio.create_task(_performed(classes[job["agent"]], RemoteContext(line, job), job["input"]))
+    agent = asyncio.create_task(_performed(classes[job["agent"]], RemotePort(line, job), job["input"]))
     listener = asyncio.create_task(line.listen(reader, agent))
     writer.transport.set_write_buffer_limits(0)  # or `drain` returns before all is on its way
     writer.write(packed({"end": await agent}))
@@ -56,11 +56,11 @@ async def _work(classes: Mapping[str, type[Agent]], sock: socket.socket) -> None
     os._exit(0)  # what the agent has left running ends here
 
 
-async def _performed(agent_class: type[Agent], context: RunContext, input: dict[str, JSON]) -> End:
+async def _performed(agent_class: type[Agent], port: RunPort, input: dict[str, JSON]) -> End:
     try:
         agent = agent_class()
         try:
-            result = await agent.run(context, input)
+            result = await agent.perform(RunContext(port), input)
         finally:
             await agent.close()
         outcome = succeeded(result)
@@ -159,23 +159,26 @@ def _settle(waiting: asyncio.Future[JSON], message: dict[str, Any]) -> None:
         waiting.cancel()
 
 
-class RemoteContext(RunContext):
-    """The agent's context: each call goes to the one in the service. Chance alone is here, the same numbers as there."""
+class RemotePort(RunPort):
+    """What the agent's context stands on: each call goes to the port in the service. Chance alone is here, the same numbers as there."""
 
     def __init__(self, line: Line, job: dict[str, Any]) -> None:
         self.run_id, self.thread_id, self.agent = job["run_id"], job["thread_id"], job["agent"]
-        self.settings = job["settings"]
+        self.settings, self.models = job["settings"], tuple(job["models"])
         self.random = Random()
         version, state, gauss = job["random"]
         self.random.setstate((version, tuple(state), gauss))
         self.state = _RemoteState(line)
         self._line = line
 
-    async def call_tool(self, tool: str, **arguments: JSON) -> JSON:
+    async def call_tool(self, tool: str, /, **arguments: JSON) -> JSON:
         return await self._line.ask("call_tool", tool, **arguments)
 
     async def run_agent(self, agent: str, input: Mapping[str, JSON]) -> JSON:
         return await self._line.ask("run_agent", agent, dict(input))
+
+    async def call_model(self, model: str, request: Mapping[str, JSON]) -> JSON:
+        return await self._line.ask("call_model", model, dict(request))
 
     async def step(self, name: str, function: Callable[[], Awaitable[JSON]], *, at_most_once: bool = False) -> JSON:
         return await self._line.ask_step(name, function, at_most_once)
@@ -185,6 +188,9 @@ class RemoteContext(RunContext):
     ) -> JSON:
         return await self._line.ask("wait_for_input", prompt, None if schema is None else dict(schema), timeout)
 
+    async def wait_for_approval(self, prompt: str, timeout: float | None = None) -> bool:
+        return bool(await self._line.ask("wait_for_approval", prompt, timeout))
+
     async def now(self) -> float:
         return float(await self._line.ask("now"))
 
@@ -193,6 +199,9 @@ class RemoteContext(RunContext):
 
     async def progress(self, message: str, done: int = 0, total: int = 0) -> None:
         await self._line.ask("progress", message, done, total)
+
+    async def partial_result(self, message_id: str, delta: str = "", text: str = "") -> None:
+        await self._line.ask("partial_result", message_id, delta, text)
 
     async def custom(self, name: str, data: Mapping[str, JSON]) -> None:
         await self._line.ask("custom", name, dict(data))

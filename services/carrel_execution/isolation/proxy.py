@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from carrel.agent import JSON, AgentError, RunContext
+from carrel.agent import JSON, AgentError, RunPort
+from carrel.agent_errors import AgentDied
 from carrel_chassis.logs import get_logger
-from carrel_execution.domain import AgentDied, clean
+from carrel_execution.domain import clean
 from carrel_execution.isolation.host import AgentProcess, NoProcess, ProcessHost
 from carrel_execution.isolation.wire import TooLong, error_in, error_out, packed, received
 
@@ -19,11 +20,14 @@ _METHODS = frozenset(
     (
         "call_tool",
         "run_agent",
+        "call_model",
         "step",
         "wait_for_input",
+        "wait_for_approval",
         "now",
         "thinking",
         "progress",
+        "partial_result",
         "custom",
         "state.get",
         "state.set",
@@ -40,19 +44,19 @@ class ProcessAgent:
         self._memory_mb = memory_mb
         self._grace_seconds = grace_seconds
 
-    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+    async def run(self, port: RunPort, input: Mapping[str, JSON]) -> JSON:
         """As the agent's own `run`; raises AgentDied when its process ends before it does.
 
         When this is cancelled the agent is told so, and its process is killed after the grace.
         """
         try:
             async with self._host.process() as process:
-                return await self._work(process, context, input)
+                return await self._work(process, port, input)
         except NoProcess as error:
             raise AgentDied("There is no process to be had for the agent; try again later.") from error
 
-    async def _work(self, process: AgentProcess, context: RunContext, input: Mapping[str, JSON]) -> JSON:
-        conversation = _Conversation(process, context)
+    async def _work(self, process: AgentProcess, port: RunPort, input: Mapping[str, JSON]) -> JSON:
+        conversation = _Conversation(process, port)
         try:
             process.bound(self._memory_mb)
             conversation.begin(self._name, self._memory_mb, input)
@@ -95,17 +99,17 @@ class ProcessAgent:
 class _Conversation:
     """What is said between one context and the process of its agent. Calls begin in the order in which they were made."""
 
-    def __init__(self, process: AgentProcess, context: RunContext) -> None:
+    def __init__(self, process: AgentProcess, port: RunPort) -> None:
         self._process = process
-        self._context = context
+        self._port = port
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._performing: dict[int, asyncio.Future[JSON]] = {}
 
     def begin(self, agent: str, memory_mb: int, input: Mapping[str, JSON]) -> None:
-        context = self._context
-        job = {"agent": agent, "memory_mb": memory_mb, "input": dict(input), "settings": dict(context.settings)}
-        place = {"run_id": context.run_id, "thread_id": context.thread_id, "random": context.random.getstate()}
-        self._send({**job, **place})
+        port = self._port
+        job = {"agent": agent, "memory_mb": memory_mb, "input": dict(input), "settings": dict(port.settings)}
+        place = {"run_id": port.run_id, "thread_id": port.thread_id, "random": port.random.getstate()}
+        self._send({**job, **place, "models": list(port.models)})
 
     async def end(self) -> dict[str, Any] | None:
         """How the agent says that it has ended; None when its process ends without a word."""
@@ -169,10 +173,10 @@ class _Conversation:
         if method == "step":
             return await self._step(*arguments)
         owner, _, name = method.rpartition(".")
-        return await getattr(self._context.state if owner else self._context, name)(*arguments, **named)
+        return await getattr(self._port.state if owner else self._port, name)(*arguments, **named)
 
     async def _step(self, name: str, function: int, at_most_once: bool) -> JSON:
-        return await self._context.step(name, self._performer(function), at_most_once=at_most_once)
+        return await self._port.step(name, self._performer(function), at_most_once=at_most_once)
 
     def _performer(self, function: int) -> Callable[[], Awaitable[JSON]]:
         async def perform() -> JSON:

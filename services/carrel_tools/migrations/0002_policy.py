@@ -56,14 +56,15 @@ INSERT INTO tool_policy_version VALUES (0);
 GRANT SELECT, UPDATE ON tool_policy_version TO {ADMIN};
 GRANT SELECT ON tool_policy_version TO {KEEPER};
 
--- What a user has taken of a minute's calls, in all processes together; the user '' stands for the whole tenant.
+-- What a user has taken of a minute's calls, bytes or CPU time, in all processes together; the user '' stands for the whole tenant.
 CREATE TABLE tool_pace (
     tenant_id text NOT NULL,
     user_id text NOT NULL,
+    limit_name text NOT NULL,
     -- Of the clock: whole minutes since the epoch.
     minute bigint NOT NULL,
     taken bigint NOT NULL,
-    PRIMARY KEY (tenant_id, user_id)
+    PRIMARY KEY (tenant_id, user_id, limit_name)
 );
 {own_rows("tool_pace", ROLE, "SELECT")}
 {across_users("tool_pace", KEEPER, "SELECT, INSERT, UPDATE")}

@@ -3,12 +3,12 @@
 from alembic import op
 
 from carrel_chassis.db.migrate import execute_script
-from carrel_chassis.db.row_security import own_rows
+from carrel_chassis.db.row_security import across_users, own_rows
 
 revision = "0003"
 down_revision = "0002"
 
-ROLE = "carrel_tools"
+ROLE, KEEPER = "carrel_tools", "carrel_tools_keeper"
 
 _MEDIA_TYPES = (
     """('text/csv', 'application/vnd.apache.parquet', 'application/x-ndjson', 'text/plain', 'text/markdown')"""
@@ -47,6 +47,7 @@ CREATE TABLE corpus_upload (
     PRIMARY KEY (tenant_id, user_id, upload_id)
 );
 {own_rows("corpus_upload", ROLE, "SELECT, INSERT, UPDATE, DELETE")}
+{across_users("corpus_upload", KEEPER, "SELECT (tenant_id, user_id, upload_id, corpus_id, received_bytes, create_time), DELETE")}
 """
 
 

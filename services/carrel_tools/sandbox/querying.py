@@ -18,15 +18,19 @@ from carrel_tools.sandbox.checking import line_of
 from carrel_tools.sandbox.duck import Refused, connect, give, guarded, lock
 
 MAX_RESULT_BYTES = 1024 * 1024
+_ROOM_BYTES = 200
+"""What a result takes beside its columns and rows."""
 _FETCH_ROWS = 200
 _NO_TABLE = re.compile(r'Table with name "?(.+?)"? does not exist').search
 
 
 def query(request: dict[str, Any], place: Place) -> dict[str, Any]:
-    """{"sql", "max_rows", "memory_mb", "corpora": {name: {"file", "media_type", "columns", "types"}}} → {"columns", "rows", "truncated"}.
+    """{"sql", "offset", "max_rows", "memory_mb", "corpora": {name: {"file", "media_type", "columns", "types"}}} →
+    {"columns", "rows", "truncated", "next"}: the rows from `offset` on, as many as are asked for and fit; "next" is the offset of those
+    that follow, null when there are none.
 
     "file" is the number of a file of the call, null for a corpus that the statement does not name. Refused with the kinds sql, table,
-    size, memory.
+    size (one row is too large), memory.
     """
     return guarded(lambda: _query(request, place))
 
@@ -41,12 +45,15 @@ def _query(request: dict[str, Any], place: Place) -> dict[str, Any]:
         if any("WITH TIME ZONE" in kind for _, kind in types):
             # Python would need a package for zones; DuckDB can write such a time itself.
             cursor = connection.execute(_zones_as_text(statement, [kind for _, kind in types]))
-        rows, truncated = _rows(cursor, request["max_rows"])
+        columns = [name for name, _ in types]
+        room = MAX_RESULT_BYTES - _ROOM_BYTES - _size(columns)
+        rows, more = _rows(cursor, request["offset"], request["max_rows"], room)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
         raise _refusal(error, request["corpora"], place) from None
-    return {"columns": [name for name, _ in types], "rows": rows, "truncated": truncated}
+    following = request["offset"] + len(rows) if more else None
+    return {"columns": columns, "rows": rows, "truncated": more, "next": following}
 
 
 def _statement(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
@@ -85,18 +92,27 @@ def _zones_as_text(statement: str, kinds: list[str]) -> str:
     return f"SELECT {', '.join(shown)} FROM ({statement.strip().rstrip(';')}\n) AS t({', '.join(names)})"
 
 
-def _rows(cursor: duckdb.DuckDBPyConnection, max_rows: int) -> tuple[list[list[Any]], bool]:
+def _rows(cursor: duckdb.DuckDBPyConnection, offset: int, max_rows: int, room: int) -> tuple[list[list[Any]], bool]:
+    """The rows of a page, and whether there are more."""
     rows: list[list[Any]] = []
-    size = 0
     while batch := cursor.fetchmany(_FETCH_ROWS):
-        for row in batch:
+        passed = min(offset, len(batch))
+        offset -= passed
+        for row in batch[passed:]:
             if len(rows) == max_rows:
                 return rows, True
-            rows.append([_json(value) for value in row])
-            size += len(json.dumps(rows[-1], ensure_ascii=False).encode())
-            if size > MAX_RESULT_BYTES:
-                raise Refused("size", f"The result has more than {MAX_RESULT_BYTES} bytes; select less.")
+            shown = [_json(value) for value in row]
+            room -= _size(shown)
+            if room < 0:
+                if not rows:
+                    raise Refused("size", f"A row has more than {MAX_RESULT_BYTES} bytes; select less of it.")
+                return rows, True
+            rows.append(shown)
     return rows, False
+
+
+def _size(values: list[Any]) -> int:
+    return len(json.dumps(values, ensure_ascii=False).encode())
 
 
 def _json(value: Any) -> Any:

@@ -19,6 +19,7 @@ MODULES = tuple(
 )
 """What the process has loaded that the others are forked from."""
 _ROOT = Path(__file__).resolve().parents[2]
+_MIB = 1024 * 1024
 
 
 class Sandbox:
@@ -33,9 +34,12 @@ class Sandbox:
         self._pool = Pool([*MODULES, *tool_modules], standing.level, [_ROOT, *source_roots(tool_modules)])
 
     @asynccontextmanager
-    async def turn(self, owner: Owner) -> AsyncIterator[Pool]:
-        """Waits for a turn. What a call reads is opened within it, so that whoever waits holds no memory."""
-        async with self._turns.turn(owner):
+    async def turn(self, owner: Owner, memory_mb: int, files_bytes: int) -> AsyncIterator[Pool]:
+        """Waits for a turn of a call that may use so much memory and reads files of so many bytes, which lie in memory too.
+
+        What a call reads is opened within it, so that whoever waits holds no memory. Raises LIMIT_EXCEEDED.
+        """
+        async with self._turns.turn(owner, memory_mb + -(-files_bytes // _MIB)):
             yield self._pool
 
     async def start(self) -> None:

@@ -25,10 +25,11 @@ _WORD = re.compile(r"\w+", re.UNICODE).findall
 
 
 def search(request: dict[str, Any], place: Place) -> dict[str, Any]:
-    """{"words", "max_hits", "memory_mb", "corpora"} and files → {"hits": [{"corpus", "place", "score", "snippet"}], "searched"}.
+    """{"words", "offset", "max_hits", "memory_mb", "corpora"} and files →
+    {"hits": [{"corpus", "place", "score", "snippet"}], "searched", "truncated", "next"}.
 
     A hit has all the words, if any passage has; otherwise some. "place" is the row of a table, counted from 1, or the first line of a
-    passage of a text. A greater score fits better.
+    passage of a text. A greater score fits better. The hits are those from `offset` on; "next" is the offset of those that follow, or null.
     """
     return guarded(lambda: _search(request, place))
 
@@ -50,18 +51,28 @@ def _search(request: dict[str, Any], place: Place) -> dict[str, Any]:
             if count > MAX_PASSAGES:
                 raise Refused("size", f"There are more than {MAX_PASSAGES} rows to search; name fewer corpora.")
             index.execute("INSERT INTO passage VALUES (?, ?, ?)", (text, name, where))
-    for joined in (" AND ", " OR "):
-        hits = _hits(index, joined.join(f'"{word}"' for word in words), request["max_hits"])
-        if hits:
-            return {"hits": hits, "searched": count}
-    return {"hits": [], "searched": count}
+    every, some = (joined.join(f'"{word}"' for word in words) for joined in (" AND ", " OR "))
+    match = every if _fits(index, every) else some
+    offset, most = request["offset"], request["max_hits"]
+    hits = _hits(index, match, offset, most + 1)
+    more = len(hits) > most
+    return {
+        "hits": hits[:most],
+        "searched": count,
+        "truncated": more,
+        "next": offset + most if more else None,
+    }
 
 
-def _hits(index: sqlite3.Connection, match: str, most: int) -> list[dict[str, Any]]:
+def _fits(index: sqlite3.Connection, match: str) -> bool:
+    return index.execute("SELECT 1 FROM passage WHERE passage MATCH ? LIMIT 1", (match,)).fetchone() is not None
+
+
+def _hits(index: sqlite3.Connection, match: str, offset: int, most: int) -> list[dict[str, Any]]:
     found = index.execute(
         f"SELECT corpus, place, -bm25(passage), snippet(passage, 0, '**', '**', '…', {_SNIPPET_WORDS}) FROM passage "
-        "WHERE passage MATCH ? ORDER BY bm25(passage), corpus, place LIMIT ?",
-        (match, most),
+        "WHERE passage MATCH ? ORDER BY bm25(passage), corpus, place LIMIT ? OFFSET ?",
+        (match, most, offset),
     )
     return [
         {"corpus": corpus, "place": place, "score": round(score, 6), "snippet": snippet}

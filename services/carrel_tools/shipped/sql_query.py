@@ -8,22 +8,28 @@ from typing import ClassVar
 from carrel_tools.tool import JSON, Desk, Tool
 
 MAX_ROWS = 10_000
+MAX_OFFSET = 10_000_000
 
 
 class SqlQuery(Tool):
-    """{"sql"} → {"columns", "rows", "truncated"}."""
+    """{"sql", "offset"?, "max_rows"?} → {"columns", "rows", "truncated", "next"}."""
 
     name: ClassVar = "sql_query"
     description: ClassVar = (
         "Runs one SELECT (DuckDB's SQL; also WITH, DESCRIBE, SUMMARIZE, SHOW TABLES) over your corpora. Each corpus is a table of its "
         "name. All columns of a CSV are text: cast what you count; those of Parquet and JSON lines have types; a text has `line` and "
-        "`text`. Returns at most 10,000 rows and 1 MiB; truncated says whether there were more rows. Times are ISO strings; numbers "
-        "that JSON lacks, such as NaN, are null."
+        "`text`. Returns at most `max_rows` rows (10,000) and 1 MiB; `truncated` says whether there are more, and `next` is the `offset` "
+        "to ask for them with: each page runs the statement anew, so give it an ORDER BY. Times are ISO strings; numbers that JSON "
+        "lacks, such as NaN, are null."
     )
     scopes: ClassVar = frozenset({"corpora.read"})
     arguments_schema: ClassVar = {
         "type": "object",
-        "properties": {"sql": {"type": "string", "minLength": 1, "maxLength": 100_000}},
+        "properties": {
+            "sql": {"type": "string", "minLength": 1, "maxLength": 100_000},
+            "offset": {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET},
+            "max_rows": {"type": "integer", "minimum": 1, "maximum": MAX_ROWS},
+        },
         "required": ["sql"],
         "additionalProperties": False,
     }
@@ -31,4 +37,4 @@ class SqlQuery(Tool):
     idempotent: ClassVar = True
 
     async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
-        return await desk.query(arguments["sql"], MAX_ROWS)
+        return await desk.query(arguments["sql"], arguments.get("max_rows", MAX_ROWS), arguments.get("offset", 0))

@@ -29,6 +29,13 @@ def facts_of(path: Path, short_input: int = 512, short_output: int = 128) -> dic
     long = [(i, o) for _, i, o, _ in good if i > long_input]
     wordy = [o for _, _, o, _ in good if o > long_output]
     short = [(i, o) for _, i, o, _ in good if i <= low_input and o <= low_output]
+    counts = sorted(minutes.values())
+    q1, q3 = rank(counts, 25), rank(counts, 75)
+    unusual = sorted(((n, -minute) for minute, n in minutes.items() if n > q3 + 1.5 * (q3 - q1)), reverse=True)
+    start, half = min(minutes), spanned // 2
+    bucket = -(-spanned // 60)
+    firsts = [row for row in good if row[0][0] // 60 < start + half]
+    lasts = [row for row in good if row[0][0] // 60 >= start + spanned - half]
     facts: dict[str, Any] = {
         "requests": len(good),
         "input_tokens": sum(inputs),
@@ -40,7 +47,7 @@ def facts_of(path: Path, short_input: int = 512, short_output: int = 128) -> dic
         "input_tokens_percentiles": {"p50": rank(inputs, 50), "p95": long_input, "max": inputs[-1]},
         "output_tokens_percentiles": {"p50": rank(outputs, 50), "p95": long_output, "max": outputs[-1]},
         "peak_minute": {
-            "minute": datetime.fromtimestamp(peak * 60, UTC).isoformat()[:16],
+            "minute": _minute(peak),
             "requests": busiest,
         },
         "load": {
@@ -50,6 +57,26 @@ def facts_of(path: Path, short_input: int = 512, short_output: int = 128) -> dic
             "minutes_above_level": sum(n > level for n in minutes.values()),
             "requests_above_level": sum(n - level for n in minutes.values() if n > level),
         },
+        "halves": {
+            "minutes": half,
+            "requests": [len(firsts), len(lasts)],
+            "tokens": [sum(i + o for _, i, o, _ in part) for part in (firsts, lasts)],
+        },
+        "unusual_minutes": {
+            "first_quartile": q1,
+            "third_quartile": q3,
+            "minutes": len(unusual),
+            "requests": sum(n for n, _ in unusual),
+            "highest": [{"minute": _minute(-minute), "requests": n} for n, minute in unusual[:5]],
+        },
+        "over_time": {
+            "bucket_minutes": bucket,
+            "first_minute": _minute(start),
+            "buckets": _buckets(good, start, bucket, -(-spanned // bucket)),
+        },
+        "sizes": {"input": _sizes(inputs), "output": _sizes(outputs)},
+        "repeated_requests": _repeated(good, records[0]),
+        "batches": {"within_seconds": 1, "calls": len({(t[0], r.get("model", "").strip()) for t, _, _, r in good})},
         "long_prompts": {
             "above_input_tokens": long_input,
             "requests": len(long),
@@ -86,6 +113,50 @@ def facts_of(path: Path, short_input: int = 512, short_output: int = 128) -> dic
 def rank(values: list[Any], percent: int) -> Any:
     """The nearest rank: the value at index ceil(p × n) - 1 of the sorted list."""
     return values[-(-percent * len(values) // 100) - 1]
+
+
+def _minute(minute: int) -> str:
+    return datetime.fromtimestamp(minute * 60, UTC).isoformat()[:16]
+
+
+def _buckets(good: list[Any], start: int, minutes: int, count: int) -> list[list[int]]:
+    buckets = [[0, 0, 0] for _ in range(count)]
+    for t, i, o, _ in good:
+        bucket = buckets[(t[0] // 60 - start) // minutes]
+        bucket[0] += 1
+        bucket[1] += i
+        bucket[2] += o
+    return buckets
+
+
+def _sizes(values: list[int]) -> list[dict[str, int]]:
+    classes: dict[int, list[int]] = {}
+    for value in values:
+        classes.setdefault(value.bit_length(), []).append(value)
+    return [
+        {"from": 2**size // 2, "to": 2**size - 1, "requests": len(members), "tokens": sum(members)}
+        for size, members in sorted(classes.items())
+    ]
+
+
+def _repeated(good: list[Any], columns: dict[str, Any], within: int = 300) -> dict[str, Any]:
+    """Each request is held against the one before it that is like it."""
+    by_prompt = "prompthash" in columns
+    latest: dict[Any, int] = {}
+    again = []
+    for (seconds, nanoseconds), i, o, record in sorted(good, key=lambda row: row[0]):
+        like = (record.get("model", "").strip(), record["prompthash"].strip() if by_prompt else (i, o))
+        now = seconds * 10**9 + nanoseconds
+        if like in latest and now - latest[like] <= within * 10**9:
+            again.append((i, o))
+        latest[like] = now
+    return {
+        "within_seconds": within,
+        "by": "prompt" if by_prompt else "tokens",
+        "requests": len(again),
+        "input_tokens": sum(i for i, _ in again),
+        "output_tokens": sum(o for _, o in again),
+    }
 
 
 def _models(good: list[Any]) -> dict[str | None, tuple[int, int, int]]:

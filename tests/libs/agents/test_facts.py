@@ -105,12 +105,43 @@ async def test_the_example_has_models_and_latency(ask: Ask) -> None:
     with as_file(example_trace()) as path:
         report = await ask(path)
         same_facts(report, path)
-    assert report["triage"]["sufficiency"] == "full"
+    assert report["triage"]["sufficiency"] == "sufficient"
 
 
 def test_the_example_is_what_its_generator_writes(tmp_path: Path) -> None:
     write_example(tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == example_trace().read_bytes()
+
+
+async def test_prompts_that_repeat_are_counted_by_their_hash_where_there_is_one(ask: Ask, write: Write) -> None:
+    rows = [
+        "2023-11-16 18:15:46,10,1,a",
+        "2023-11-16 18:15:47,10,1,b",
+        "2023-11-16 18:20:46,11,2,a",
+        "2023-11-16 18:25:47,12,2,a",
+    ]
+    path = write(f"{HEADER},PromptHash", *rows)
+    report = await ask(path)
+    assert report["facts"]["repeated_requests"]["requests"] == 1, "exactly five minutes after, and one second more"
+    same_facts(report, path)
+    alike = await ask(write(HEADER, *(row.rsplit(",", 1)[0] for row in rows)))
+    assert alike["facts"]["repeated_requests"] | {"requests": 1} == alike["facts"]["repeated_requests"]
+    assert any(
+        "at most" in finding["statement"].lower() for finding in alike["findings"] if finding["name"] == "repeated"
+    )
+
+
+async def test_only_the_time_that_is_asked_about_is_counted(ask: Ask, real_lines: list[str], write: Write) -> None:
+    header, *rows = real_lines
+    wanted = [row for row in rows if "2023-11-16 18:20" <= row < "2023-11-16 18:31"]
+    report = await ask(write(header, *rows), "What did it cost from 2023-11-16 18:20 to 2023-11-16T18:30?")
+    assert report["triage"]["time_range"] == {"begin": "2023-11-16T18:20:00", "end": "2023-11-16T18:31:00"}
+    assert report["facts"]["rows_outside_the_time_range"] == len(rows) - len(wanted)
+    path = write(header, *wanted)
+    expected = facts_of(path)
+    del expected["total_rows"]
+    assert {name: report["facts"][name] for name in expected} == expected
+    assert "are outside" in report["markdown"]
 
 
 async def test_times_with_a_zone_are_compared_as_instants(ask: Ask, write: Write) -> None:

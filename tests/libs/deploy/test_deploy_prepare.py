@@ -20,7 +20,10 @@ from tests.libs.deploy.compose_file import ROOT, compose
 from tests.libs.deploy.conftest import External, deploy, run
 from tests.libs.deploy.test_deploy_compose_file import SETTINGS
 
-PATHS = re.compile(r"^/.*/(service\.key|trust\.json|master\.key|corpus\.key|jwks\.json)$")
+PATHS = re.compile(r"^/.*/(service\.key|trust\.json|master\.key|corpus\.key|jwks\.json|ca\.crt|peer\.(crt|key))$")
+
+AS_IT_IS = ("--dev-issuer", "--peer-tls")
+"""The options that the prepared folder was made with."""
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
@@ -57,6 +60,7 @@ def test_a_service_reads_its_settings_from_its_folder(
     # Those of the launcher's map, whether the service reads all of them yet or not.
     fields |= {f"carrel_{setting.lower()}" for setting in service.database_roles}
     beside = {"service.key", "trust.json", "master.key", "corpus.key", "jwks.json"}
+    beside |= {"ca.crt", "peer.crt", "peer.key"}
     assert files_of(prepared, service).keys() <= fields | beside
 
 
@@ -80,11 +84,12 @@ def test_a_service_sees_its_own_secrets_alone(prepared: Path, service: Service) 
     secrets = {
         **json.loads((prepared / "secrets.json").read_text()),
         **{path.stem: path.read_text() for path in (prepared / "keys").glob("*.key")},
+        **{f"tls {path.stem}": path.read_text() for path in (prepared / "tls").glob("*.key")},
         "nats": "for-the-bus",
         "admin": ":admins@",
     }
     text = "\n".join(files_of(prepared, service).values())
-    own = {service.identity, *service.database_roles.values()}
+    own = {service.identity, f"tls {service.identity}", *service.database_roles.values()}
     own |= {"master"} if service.name == "context" else set()
     own |= {"corpus"} if service.name == "tools" else set()
     own |= {"nats"} if reads_the_bus(service) else set()
@@ -114,7 +119,7 @@ def test_all_that_was_written_is_private(prepared: Path) -> None:
 
 async def test_a_second_time_changes_nothing(external: External, prepared: Path) -> None:
     before = contents(prepared)
-    answer = await external.prepare(prepared, "--dev-issuer")
+    answer = await external.prepare(prepared, *AS_IT_IS)
     assert answer.code == 0, answer.said
     assert contents(prepared) == before
 
@@ -145,7 +150,7 @@ async def test_another_folder_is_refused_until_it_says_that_it_takes_over(
         await asyncpg.connect(url)
     assert (tmp_path / "other/tools/carrel_service_key_file").read_text() == "/secrets/tools/service.key"
     assert not (tmp_path / "other/gateway/jwks.json").exists()
-    assert (await external.prepare(prepared, "--dev-issuer")).code == 0
+    assert (await external.prepare(prepared, *AS_IT_IS)).code == 0
     await (await asyncpg.connect(url)).close()
 
 
@@ -154,13 +159,14 @@ async def test_a_password_that_is_struck_out_is_made_anew(external: External, pr
     kept = json.loads((folder / "secrets.json").read_text())
     old = kept.pop("carrel_tools")
     (folder / "secrets.json").write_text(json.dumps(kept))
-    # Without --dev-issuer: what was there for it goes.
+    # Without --dev-issuer and --peer-tls: what was there for them goes.
     assert (await external.prepare(folder)).code == 0
     new = json.loads((folder / "secrets.json").read_text())
     assert new.pop("carrel_tools") != old
     assert new == kept and set(new) | {"carrel_tools"} == set(LOGIN_ROLES)
     assert not list((folder / "gateway").glob("*jw*"))
-    assert (await external.prepare(prepared, "--dev-issuer")).code == 0
+    assert not list(folder.glob("*/*peer*")) and not (folder / "tls").exists()
+    assert (await external.prepare(prepared, *AS_IT_IS)).code == 0
 
 
 @pytest.mark.parametrize(
@@ -186,10 +192,11 @@ async def test_a_url_that_is_missing_is_asked_for(tmp_path: Path) -> None:
     assert answer.code == 2 and answer.said == "The following arguments are required: --postgres-url; see --help.\n"
 
 
-async def test_a_key_that_was_damaged_is_named(external: External, prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["secrets.json", "tls/context.crt", "tls/ca.key"])
+async def test_a_key_that_was_damaged_is_named(external: External, prepared: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(prepared, tmp_path / "copy")
-    (folder / "secrets.json").write_text("{")
-    answer = await external.prepare(folder)
+    (folder / name).write_text("{")
+    answer = await external.prepare(folder, *AS_IT_IS)
     assert answer.code == 1 and "restore it from a copy" in answer.said
 
 

@@ -63,13 +63,14 @@ async def process(name: str, where: Here, logs: Path) -> AsyncIterator[Process]:
 async def until_healthy(name: str, started: Process, where: Here, logs: Path) -> None:
     """Waits for the answer SERVING, then asks by the health check of the file, as Docker does."""
     _, *check = CONTAINERS[name]["healthcheck"]["test"]
+    environment = where.environment(CONTAINERS[name])
 
     def still_runs() -> None:
         assert started.returncode is None, (logs / f"{name}.log").read_text()
 
     async with asyncio.timeout(_START_SECONDS):
-        await until_serving(where.text(check[-1]), still_runs)
-    assert await run(*where.command(check)) == Answer(0, "")
+        await until_serving(where.text(check[-1]), environment, still_runs)
+    assert await run(*where.command(check), **environment) == Answer(0, "")
 
 
 async def test_the_commands_of_the_file_serve_and_know_each_other(prepared: Path, tmp_path: Path) -> None:

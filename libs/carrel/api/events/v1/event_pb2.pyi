@@ -280,27 +280,31 @@ Global___RunCancelled: _TypeAlias = RunCancelled  # noqa: Y015
 
 @_typing.final
 class ProgressUpdate(_message.Message):
-    """How far an agent has come."""
+    """How far an agent has come, or a tool that it has called."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     done: _builtins.int
     total: _builtins.int
     """0 when it is not known."""
+    tool_call_id: _builtins.str
+    """The call of the tool; empty when the agent itself has told it."""
     def __init__(
         self,
         *,
         message: _builtins.str = ...,
         done: _builtins.int = ...,
         total: _builtins.int = ...,
+        tool_call_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "message", b"message", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "message", b"message", "tool_call_id", b"tool_call_id", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

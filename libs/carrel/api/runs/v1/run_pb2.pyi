@@ -305,6 +305,7 @@ class Run(_message.Message):
     REPEATS_RUN_ID_FIELD_NUMBER: _builtins.int
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     WAIT_IDS_FIELD_NUMBER: _builtins.int
+    MODEL_USAGE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     thread_id: _builtins.str
     agent: _builtins.str
@@ -351,6 +352,10 @@ class Run(_message.Message):
     def wait_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it is WAITING for now."""
 
+    @_builtins.property
+    def model_usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelUsage]:
+        """What it has asked of language models so far, by model. Only GetRun sets it."""
+
     def __init__(
         self,
         *,
@@ -376,14 +381,54 @@ class Run(_message.Message):
         repeats_run_id: _builtins.str = ...,
         schedule_id: _builtins.str = ...,
         wait_ids: _abc.Iterable[_builtins.str] | None = ...,
+        model_usage: _abc.Iterable[Global___ModelUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "earliest_start_time", b"earliest_start_time", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "busy_thread", b"busy_thread", "create_time", b"create_time", "deadline", b"deadline", "earliest_start_time", b"earliest_start_time", "error", b"error", "finish_time", b"finish_time", "input_json", b"input_json", "on_disconnect", b"on_disconnect", "priority", b"priority", "repeats_run_id", b"repeats_run_id", "result_json", b"result_json", "retries", b"retries", "run_id", b"run_id", "schedule_id", b"schedule_id", "start_time", b"start_time", "state", b"state", "thread_id", b"thread_id", "timeout", b"timeout", "wait_ids", b"wait_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "busy_thread", b"busy_thread", "create_time", b"create_time", "deadline", b"deadline", "earliest_start_time", b"earliest_start_time", "error", b"error", "finish_time", b"finish_time", "input_json", b"input_json", "model_usage", b"model_usage", "on_disconnect", b"on_disconnect", "priority", b"priority", "repeats_run_id", b"repeats_run_id", "result_json", b"result_json", "retries", b"retries", "run_id", b"run_id", "schedule_id", b"schedule_id", "start_time", b"start_time", "state", b"state", "thread_id", b"thread_id", "timeout", b"timeout", "wait_ids", b"wait_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class ModelUsage(_message.Message):
+    """What was asked of a language model and answered by it. A call that is replayed from the journal counts once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    CALLS_WITHOUT_PRICE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name that the operator has given it."""
+    calls: _builtins.int
+    input_tokens: _builtins.int
+    output_tokens: _builtins.int
+    cost_usd: _builtins.float
+    """In US dollars, of the calls that had a price."""
+    calls_without_price: _builtins.int
+    """Of `calls`, those whose model had no price set: what they cost is not known."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        calls: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        cost_usd: _builtins.float = ...,
+        calls_without_price: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "calls_without_price", b"calls_without_price", "cost_usd", b"cost_usd", "input_tokens", b"input_tokens", "model", b"model", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelUsage: _TypeAlias = ModelUsage  # noqa: Y015
 
 @_typing.final
 class Agent(_message.Message):

@@ -589,16 +589,22 @@ class GetRunStatisticsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATISTICS_FIELD_NUMBER: _builtins.int
+    MODEL_USAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def statistics(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.RunStatistics]: ...
+    @_builtins.property
+    def model_usage(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.ModelUsage]:
+        """What the user's runs of these days have asked of language models, by model; of runs that are deleted nothing is known."""
+
     def __init__(
         self,
         *,
         statistics: _abc.Iterable[_run_pb2.RunStatistics] | None = ...,
+        model_usage: _abc.Iterable[_run_pb2.ModelUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_usage", b"model_usage", "statistics", b"statistics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

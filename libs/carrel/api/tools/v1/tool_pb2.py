@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x61rrel/api/tools/v1/tool.proto\x12\x13\x63\x61rrel.api.tools.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"H\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1d\n\x15\x61rguments_schema_json\x18\x03 \x01(\t\"\xfb\x01\n\x08ToolCall\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07step_id\x18\x03 \x01(\t\x12\x0c\n\x04tool\x18\x04 \x01(\t\x12\x31\n\x07outcome\x18\x05 \x01(\x0e\x32 .carrel.api.tools.v1.ToolOutcome\x12\x15\n\rerror_message\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb9\x01\n\x06\x43orpus\x12\x11\n\tcorpus_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63olumns\x18\x07 \x03(\t\x12\x14\n\x0c\x63olumn_types\x18\x08 \x03(\t*\xae\x01\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_OUTCOME_INTENDED\x10\x01\x12\x1a\n\x16TOOL_OUTCOME_SUCCEEDED\x10\x02\x12\x17\n\x13TOOL_OUTCOME_FAILED\x10\x03\x12\x18\n\x14TOOL_OUTCOME_UNKNOWN\x10\x04\x12\x17\n\x13TOOL_OUTCOME_DENIED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63\x61rrel/api/tools/v1/tool.proto\x12\x13\x63\x61rrel.api.tools.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1d\n\x15\x61rguments_schema_json\x18\x03 \x01(\t\x12\x16\n\x0etells_progress\x18\x04 \x01(\x08\"\xfb\x01\n\x08ToolCall\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07step_id\x18\x03 \x01(\t\x12\x0c\n\x04tool\x18\x04 \x01(\t\x12\x31\n\x07outcome\x18\x05 \x01(\x0e\x32 .carrel.api.tools.v1.ToolOutcome\x12\x15\n\rerror_message\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb9\x01\n\x06\x43orpus\x12\x11\n\tcorpus_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63olumns\x18\x07 \x03(\t\x12\x14\n\x0c\x63olumn_types\x18\x08 \x03(\t*\xae\x01\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_OUTCOME_INTENDED\x10\x01\x12\x1a\n\x16TOOL_OUTCOME_SUCCEEDED\x10\x02\x12\x17\n\x13TOOL_OUTCOME_FAILED\x10\x03\x12\x18\n\x14TOOL_OUTCOME_UNKNOWN\x10\x04\x12\x17\n\x13TOOL_OUTCOME_DENIED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carrel.api.tools.v1.tool_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLOUTCOME']._serialized_start=605
-  _globals['_TOOLOUTCOME']._serialized_end=779
+  _globals['_TOOLOUTCOME']._serialized_start=629
+  _globals['_TOOLOUTCOME']._serialized_end=803
   _globals['_TOOL']._serialized_start=88
-  _globals['_TOOL']._serialized_end=160
-  _globals['_TOOLCALL']._serialized_start=163
-  _globals['_TOOLCALL']._serialized_end=414
-  _globals['_CORPUS']._serialized_start=417
-  _globals['_CORPUS']._serialized_end=602
+  _globals['_TOOL']._serialized_end=184
+  _globals['_TOOLCALL']._serialized_start=187
+  _globals['_TOOLCALL']._serialized_end=438
+  _globals['_CORPUS']._serialized_start=441
+  _globals['_CORPUS']._serialized_end=626
 # @@protoc_insertion_point(module_scope)

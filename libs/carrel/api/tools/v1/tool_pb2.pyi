@@ -61,20 +61,24 @@ class Tool(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ARGUMENTS_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    TELLS_PROGRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     description: _builtins.str
     arguments_schema_json: _builtins.str
     """The JSON Schema of its arguments."""
+    tells_progress: _builtins.bool
+    """It tells how far it has come: ExecuteToolStream has more to say of it than ExecuteTool."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         description: _builtins.str = ...,
         arguments_schema_json: _builtins.str = ...,
+        tells_progress: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_schema_json", b"arguments_schema_json", "description", b"description", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_schema_json", b"arguments_schema_json", "description", b"description", "name", b"name", "tells_progress", b"tells_progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -100,13 +100,15 @@ class ToolServiceServicer:
     def ExecuteToolStream(self, request, context):
         """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
         faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
+        A stream costs more than ExecuteTool: use it for the tools of which GetTool says that they tell their progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListToolCalls(self, request, context):
-        """Lists the tool calls of the user, newest first, by page.
+        """Lists the tool calls of the user, newest first, by page. A call that may be repeated has its line when it is done, others from their
+        beginning: what runs now is told by the events of its run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

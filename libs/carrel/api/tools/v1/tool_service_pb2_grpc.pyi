@@ -53,9 +53,12 @@ class ToolServiceStub:
     ExecuteToolStream: _grpc.UnaryStreamMultiCallable[_tool_service_pb2.ExecuteToolStreamRequest, _tool_service_pb2.ExecuteToolStreamResponse]
     """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
     faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
+    A stream costs more than ExecuteTool: use it for the tools of which GetTool says that they tell their progress.
     """
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]
-    """Lists the tool calls of the user, newest first, by page."""
+    """Lists the tool calls of the user, newest first, by page. A call that may be repeated has its line when it is done, others from their
+    beginning: what runs now is told by the events of its run.
+    """
 
 @_typing.type_check_only
 class ToolServiceAsyncStub(ToolServiceStub):
@@ -82,9 +85,12 @@ class ToolServiceAsyncStub(ToolServiceStub):
     ExecuteToolStream: _aio.UnaryStreamMultiCallable[_tool_service_pb2.ExecuteToolStreamRequest, _tool_service_pb2.ExecuteToolStreamResponse]  # type: ignore[assignment]
     """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
     faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
+    A stream costs more than ExecuteTool: use it for the tools of which GetTool says that they tell their progress.
     """
     ListToolCalls: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]  # type: ignore[assignment]
-    """Lists the tool calls of the user, newest first, by page."""
+    """Lists the tool calls of the user, newest first, by page. A call that may be repeated has its line when it is done, others from their
+    beginning: what runs now is told by the events of its run.
+    """
 
 class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
     """The only way to a tool. What a caller may not use does not exist for it."""
@@ -132,6 +138,7 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_tool_service_pb2.ExecuteToolStreamResponse], _abc.AsyncIterator[_tool_service_pb2.ExecuteToolStreamResponse]]:
         """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
         faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
+        A stream costs more than ExecuteTool: use it for the tools of which GetTool says that they tell their progress.
         """
 
     @_abc_1.abstractmethod
@@ -140,7 +147,9 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_service_pb2.ListToolCallsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tool_service_pb2.ListToolCallsResponse, _abc.Awaitable[_tool_service_pb2.ListToolCallsResponse]]:
-        """Lists the tool calls of the user, newest first, by page."""
+        """Lists the tool calls of the user, newest first, by page. A call that may be repeated has its line when it is done, others from their
+        beginning: what runs now is told by the events of its run.
+        """
 
 def add_ToolServiceServicer_to_server(servicer: ToolServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

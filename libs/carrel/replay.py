@@ -1,4 +1,5 @@
-"""The journal of a run as values: what its steps came to, and what a later attempt makes of that. It knows no clock, wire or database.
+"""The journal of a run as values: what its steps came to, and what a later attempt makes of that. It knows no clock, wire or database:
+agent-execution and the test kit go by the same rules.
 
 A step is found by its place in the run. In a retry of the run, what had failed is done again under a key of its own, `<place>~<retry>`;
 everything else is what it was.
@@ -12,8 +13,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from carrel.agent import AgentError, OutcomeUnknown, ToolError
-from carrel_execution.domain import AgentDied, to_json
+from carrel.agent_errors import JSON, AgentDied, AgentError, OutcomeUnknown, ToolError
+from carrel.json_text import to_json
 
 MAX_RESULT_BYTES = 1024 * 1024
 MAX_STEPS = 10_000
@@ -208,3 +209,17 @@ _NOUNS = {StepKind.MODEL: "the model", StepKind.AGENT: "the agent", StepKind.LOC
 
 def _told(kind: StepKind, name: str) -> str:
     return f"{_NOUNS[kind]} {name}"
+
+
+_PASSING = frozenset(("timestamp", "run_id", "conversation_id"))
+"""What the library notes of its own moment: an agent that asks the same again has other values there."""
+
+
+def lasting(value: JSON) -> JSON:
+    """A request to a model without what differs from attempt to attempt."""
+    match value:
+        case dict():
+            return {name: lasting(each) for name, each in value.items() if name not in _PASSING}
+        case list() | tuple():
+            return [lasting(each) for each in value]
+    return value

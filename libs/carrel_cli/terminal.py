@@ -1,0 +1,24 @@
+"""Which terminal this is: the commands that are typed in one are one session of their user. It knows no credential."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from carrel_chassis.ids import new_id
+
+_START_TIME = 19
+"""Its place after the name in brackets, proc(5): a pid comes again, together with its start it does not until the next boot."""
+
+
+def terminal_session(tenant: str, user: str) -> str:
+    """The session of this user in this terminal; a new one where no terminal can be told, as in some containers."""
+    leader = os.getsid(0)
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        started = Path(f"/proc/{leader}/stat").read_text().rpartition(")")[2].split()[_START_TIME]
+    except OSError:
+        return new_id("session")
+    told = "\n".join((boot, str(leader), started, tenant, user))
+    return f"session-{hashlib.sha256(told.encode()).hexdigest()[:32]}"

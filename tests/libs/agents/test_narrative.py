@@ -1,0 +1,93 @@
+"""What a model writes into a report: over the computed facts, and without the numbers that it made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.libs.agents.conftest import Ask
+from tests.support.agents import Record
+
+Write = Callable[..., Path]
+
+TRACE = ("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46,374,44", "2023-11-16 18:15:47,376,46")
+
+
+async def test_without_a_model_there_is_no_narrative_and_nothing_else_is_missing(ask: Ask, write: Write) -> None:
+    report = await ask(write(*TRACE))
+    assert report["narrative"] is None and "In words" not in report["markdown"]
+
+
+async def test_what_a_model_writes_stands_in_both_versions_and_the_facts_stay_the_same(
+    ask: Ask, write: Write, record: Record
+) -> None:
+    plain = await ask(write(*TRACE))
+    record.written.append("There are 2 requests with 750 input tokens. That is little.")
+    report = await ask(write(*TRACE))
+    assert report["narrative"] == {
+        "text": "There are 2 requests with 750 input tokens. That is little.",
+        "removed": [],
+    }
+    assert "750 input tokens. That is little." in report["markdown"] and "That is little." in report["html"]
+    assert {name: report[name] for name in ("facts", "cost", "findings")} == {
+        name: plain[name] for name in ("facts", "cost", "findings")
+    }
+
+
+async def test_a_number_that_was_not_computed_is_removed_with_its_sentence_and_that_is_said(
+    ask: Ask, write: Write, record: Record
+) -> None:
+    record.written.append("There are 2 requests. You will save 4,711 USD!\n\nAsk again.")
+    report = await ask(write(*TRACE))
+    assert report["narrative"] == {
+        "text": "There are 2 requests.\n\nAsk again.",
+        "removed": ["You will save 4,711 USD!"],
+    }
+    for text in (report["markdown"], report["html"]):
+        assert "4,711" not in text and "had a number that was not computed" in text
+
+
+async def test_the_model_is_given_the_facts_and_the_question(ask: Ask, write: Write, record: Record) -> None:
+    record.written.append("Yes.")
+    report = await ask(write(*TRACE))
+    ((agent, request),) = record.of_kind("model")
+    prompt = request["messages"][0]["parts"][0]["content"]
+    assert agent == "reporting" and "What does it cost?" in prompt
+    given = json.loads(prompt.split("as JSON: ")[1])
+    assert given["facts"] == report["facts"] and given["cost"] == report["cost"]
+
+
+async def test_what_a_model_writes_does_not_become_markup(ask: Ask, write: Write, record: Record) -> None:
+    record.written.append("<script>alert()</script> [click](http://x) **bold**")
+    report = await ask(write(*TRACE))
+    assert "<script" not in report["markdown"] + report["html"]
+    assert "[click](" not in report["markdown"] and "**bold**" not in report["markdown"]
+
+
+async def test_a_model_that_does_not_answer_leaves_the_report_as_it_is(ask: Ask, write: Write, record: Record) -> None:
+    record.written.append("")
+    report = await ask(write(*TRACE))
+    assert report["narrative"] is None and report["cost"]["amount"] > 0
+    assert any("without a model" in text for _, text in record.of_kind("thinking"))
+
+
+async def test_a_model_says_what_a_question_is_about_of_which_the_words_do_not(
+    ask: Ask, write: Write, record: Record
+) -> None:
+    record.written += ["Cost.", "Fine."]
+    report = await ask(write(*TRACE), "Wofür geben wir so viel aus?")
+    assert (report["triage"]["intent"], report["triage"]["sufficiency"]) == ("cost", "sufficient")
+    assert "By its model" in report["markdown"]
+
+
+async def test_a_model_that_says_something_else_is_not_listened_to(ask: Ask, write: Write, record: Record) -> None:
+    record.written += ["drop table", "Fine."]
+    report = await ask(write(*TRACE), "Hello")
+    assert (report["triage"]["intent"], report["triage"]["sufficiency"]) == ("overview", "unknown")
+
+
+async def test_a_model_is_not_asked_what_the_words_say(ask: Ask, write: Write, record: Record) -> None:
+    record.written.append("Fine.")
+    await ask(write(*TRACE), "What does it cost?")
+    assert [agent for agent, _ in record.of_kind("model")] == ["reporting"]
