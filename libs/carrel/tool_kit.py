@@ -2,19 +2,18 @@
 
     result = await run_tool(count_words, LocalDesk({"sales": "name,amount\\nann,1\\n"}), text="one two")
 
-The desk does what the real one promises to a tool that asks for little: corpora are CSV and lie in memory, nothing is shut in, pages are
-those that the test gives. What a tool is not granted it is refused here too.
+The desk does what the real one promises to a tool that asks for little: corpora lie in memory, in any format that Carrel takes, nothing
+is shut in, pages are those that the test gives. What a tool is not granted it is refused here too.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -23,6 +22,19 @@ from jsonschema import Draft202012Validator
 from carrel.tool import JSON, FunctionTool, Tool, ToolFailure
 
 MAX_RESULT_BYTES = 1024 * 1024
+_CSV = "text/csv"
+_LINES = (
+    "(SELECT unnest(range(1, len(pieces) + 1)) AS line, unnest(pieces) AS text FROM ("
+    "SELECT string_split(rtrim(content, chr(10)), chr(10)) AS pieces FROM read_text('{path}')))"
+)
+_FORMATS: Mapping[str, str] = {
+    _CSV: "read_csv('{path}', all_varchar = true)",
+    "application/vnd.apache.parquet": "read_parquet('{path}')",
+    "application/x-ndjson": "read_json('{path}', format = 'newline_delimited')",
+    "text/plain": _LINES,
+    "text/markdown": _LINES,
+}
+"""The table that each format is read as."""
 _SECONDS = 60.0
 
 
@@ -50,23 +62,37 @@ async def run_tool(tool: type[Tool], desk: LocalDesk | None = None, **arguments:
     return json.loads(text)
 
 
+@dataclass(frozen=True, slots=True)
+class LocalCorpus:
+    """The content of a corpus that is no CSV."""
+
+    media_type: str
+    content: bytes
+
+
 class LocalDesk:
     """A `carrel.tool.Desk` for one tool at a time."""
 
     tool: type[Tool] = FunctionTool
     """For which it is set up: `run_tool` says so."""
 
-    def __init__(self, corpora: Mapping[str, str] | None = None, pages: Mapping[str, bytes] | None = None) -> None:
-        """`corpora` are CSV texts by name, `pages` contents by URL."""
-        self.texts = dict(corpora or {})
+    def __init__(
+        self, corpora: Mapping[str, str | LocalCorpus] | None = None, pages: Mapping[str, bytes] | None = None
+    ) -> None:
+        """`corpora` by name, where a text is CSV; `pages` are contents by URL."""
+        self.contents = {
+            name: LocalCorpus(_CSV, each.encode()) if isinstance(each, str) else each
+            for name, each in (corpora or {}).items()
+        }
+        """The corpora as they are now: also those that the tool has stored."""
         self.pages = dict(pages or {})
         self.told: list[tuple[str, int, int]] = []
         """What the tool has told of its progress: (message, done, total)."""
 
     @property
     def corpora(self) -> Mapping[str, Sequence[str]]:
-        own = self.texts if self.tool.reads_corpora else {}
-        return {name: next(csv.reader(io.StringIO(text)), []) for name, text in own.items()}
+        own = self.contents if self.tool.reads_corpora else {}
+        return {name: self._described(name)[0] for name in own}
 
     def remaining_seconds(self) -> float:
         return _SECONDS
@@ -74,62 +100,59 @@ class LocalDesk:
     def progress(self, message: str, done: int = 0, total: int = 0) -> None:
         self.told.append((message, done, total))
 
-    async def query(self, sql: str, max_rows: int) -> dict[str, JSON]:
-        with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
-            for name in self.corpora:
-                path = Path(folder) / f"{name}.csv"
-                path.write_text(self.texts[name])
-                database.execute(f"CREATE VIEW \"{name}\" AS SELECT * FROM read_csv('{path}', all_varchar = true)")
-            try:
-                cursor = database.execute(sql)
-                columns = [name for name, *_ in cursor.description or []]
-                rows = cursor.fetchmany(max_rows + 1)
-            except duckdb.Error as error:
-                raise ToolFailure("SQL_ERROR", str(error).partition("\n")[0]) from None
-        return {"columns": columns, "rows": [list(row) for row in rows[:max_rows]], "truncated": len(rows) > max_rows}
+    async def query(self, sql: str, max_rows: int, offset: int = 0) -> dict[str, JSON]:
+        columns, rows = self._rows(sql, [*self.corpora])
+        page = rows[offset : offset + max_rows]
+        more = len(rows) > offset + max_rows
+        following = offset + max_rows if more else None
+        return {"columns": columns, "rows": [list(row) for row in page], "truncated": more, "next": following}
 
-    async def search(self, words: str, corpora: Sequence[str], max_hits: int) -> dict[str, JSON]:
+    async def search(self, words: str, corpora: Sequence[str], max_hits: int, offset: int = 0) -> dict[str, JSON]:
         """The rows that hold all the words, without a ranking."""
         wanted = [word.casefold() for word in re.findall(r"\w+", words)]
         if not wanted:
             raise ToolFailure("QUERY_INVALID", "There is no word to search for.")
         rows = [
-            {"corpus": name, "place": place, "score": 1.0, "snippet": line}
+            {"corpus": name, "place": place, "score": 1.0, "snippet": " | ".join(map(str, row))}
             for name in corpora or self.corpora
-            for place, line in enumerate(self._text(name).splitlines()[1:], 1)
+            for place, row in enumerate(self._rows(f'SELECT * FROM "{self._own(name)}"', [name])[1], 1)
         ]
         found = [row for row in rows if all(word in str(row["snippet"]).casefold() for word in wanted)]
-        return {"hits": found[:max_hits], "searched": len(rows)}
+        more = len(found) > offset + max_hits
+        following = offset + max_hits if more else None
+        page = found[offset : offset + max_hits]
+        return {"hits": page, "searched": len(rows), "truncated": more, "next": following}
 
     async def read_corpus(self, name: str, max_bytes: int) -> bytes:
-        content = self._text(name).encode()
+        content = self.contents[self._own(name)].content
         if len(content) > max_bytes:
             raise ToolFailure("TOO_LARGE", f"{name} has {len(content)} bytes; at most {max_bytes} can be read.")
         return content
 
     async def save_corpus(self, name: str, media_type: str, content: bytes, *, replace: bool) -> dict[str, JSON]:
         self._grant("corpora.write")
-        if name in self.texts and not replace:
+        if name in self.contents and not replace:
             raise ToolFailure("CORPUS_EXISTS", f"You have a corpus {name}; choose another name.")
-        self.texts[name] = content.decode()
+        if media_type not in _FORMATS:
+            raise ToolFailure("INVALID_ARGUMENT", f"media_type must be one of {', '.join(_FORMATS)}.")
+        self.contents[name] = LocalCorpus(media_type, content)
         return {"name": name, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
     async def rename_corpus(self, name: str, new_name: str) -> None:
         self._grant("corpora.admin")
-        if new_name in self.texts:
+        if new_name in self.contents:
             raise ToolFailure("CORPUS_EXISTS", f"You have a corpus {new_name}; choose another name.")
-        self._text(name)
-        self.texts[new_name] = self.texts.pop(name)
+        self.contents[new_name] = self.contents.pop(self._own(name))
 
     async def check_corpus(self, name: str) -> dict[str, JSON]:
-        rows = list(csv.reader(io.StringIO(self._text(name))))
-        digest = hashlib.sha256(self.texts[name].encode()).hexdigest()
-        return {"columns": rows[0], "types": ["VARCHAR"] * len(rows[0]), "rows": len(rows) - 1, "sha256": digest}
+        columns, types = self._described(self._own(name))
+        _, [(rows,)] = self._rows(f'SELECT count(*) FROM "{name}"', [name])
+        digest = hashlib.sha256(self.contents[name].content).hexdigest()
+        return {"columns": columns, "types": types, "rows": rows, "sha256": digest}
 
     async def delete_corpus(self, name: str) -> None:
         self._grant("corpora.admin")
-        self._text(name)
-        del self.texts[name]
+        del self.contents[self._own(name)]
 
     async def run_sandboxed(
         self,
@@ -157,7 +180,25 @@ class LocalDesk:
         if scope not in self.tool.scopes:
             raise ToolFailure("NOT_GRANTED", f"This tool does not demand the scope {scope}.")
 
-    def _text(self, name: str) -> str:
-        if name not in self.texts:
+    def _own(self, name: str) -> str:
+        if name not in self.contents:
             raise ToolFailure("CORPUS_NOT_FOUND", f"You have no corpus {name}.")
-        return self.texts[name]
+        return name
+
+    def _described(self, name: str) -> tuple[list[str], list[str]]:
+        _, rows = self._rows(f'DESCRIBE "{name}"', [name])
+        return [row[0] for row in rows], [row[1] for row in rows]
+
+    def _rows(self, sql: str, names: Sequence[str]) -> tuple[list[str], list[tuple[JSON, ...]]]:
+        """What a statement over these corpora returns: its columns and all its rows."""
+        with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
+            try:
+                for number, name in enumerate(names):
+                    path = Path(folder) / str(number)
+                    path.write_bytes(self.contents[name].content)
+                    table = _FORMATS[self.contents[name].media_type].format(path=path)
+                    database.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {table}')
+                cursor = database.execute(sql)
+                return [name for name, *_ in cursor.description or []], cursor.fetchall()
+            except duckdb.Error as error:
+                raise ToolFailure("SQL_ERROR", str(error).partition("\n")[0]) from None

@@ -213,8 +213,8 @@ def _batches(facts: Facts) -> Finding | None:
         return None
     share = solve(f"100 × ({show(requests)} - {show(calls)}) / {show(requests)}", 1)
     statement = (
-        f"{show(requests)} requests make {show(calls)} batches of one model and {show(facts['batches']['within_seconds'])} s: "
-        f"{show(share.value, 1)} % fewer calls."
+        f"With all requests to one model that begin within {show(facts['batches']['within_seconds'])} s sent as one, "
+        f"{show(requests)} requests make {show(calls)} calls, {show(share.value, 1)} % fewer."
     )
     return _finding("batches", ["cost", "capacity"], "What could be sent together", statement, [share], requests)
 

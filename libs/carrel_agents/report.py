@@ -242,7 +242,7 @@ def _recommendation(item: Report, named: set[str]) -> Item:
 
 
 def _assumption(assumption: Report) -> Words:
-    setting = [Span("(setting"), code(assumption["setting"]), Span(")")] if assumption["setting"] else []
+    setting = [emphasis("Setting:"), code(assumption["setting"])] if assumption["setting"] else []
     return [Span(f"assumed: {assumption['text']}"), *setting]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from carrel.agent_sources import AgentsUnusable, load_agents, module_names
 from carrel_chassis.sandbox.level import Level, probe
 from carrel_chassis.stack import StackError, layout, ports, read_stack
 from carrel_chassis.stack.data_folder import FORMAT, lock_holder

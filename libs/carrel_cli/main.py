@@ -39,16 +39,22 @@ _HERE, _ADMIN = "The system on this machine", "What its operator does"
 _USE, _SEE = "What a user does", "What a user sees"
 
 
-@app.callback()
-def carrel(
-    version: Annotated[bool, typer.Option("--version", help="Says which Carrel this is.", is_eager=True)] = False,
-) -> None:
-    """Runs AI agents for many users at once, each alone at their own desk."""
-    if version:
-        from importlib.metadata import version as installed
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
 
-        typer.echo(f"carrel {installed('carrel')}")
+        typer.echo(f"carrel {version('carrel')}")
         raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Says which Carrel this is.", callback=_say_version, is_eager=True)
+]
+
+
+@app.callback()
+def carrel(version: Version = False) -> None:
+    """Runs AI agents for many users at once, each alone at their own desk."""
 
 
 app.command("up", rich_help_panel=_HERE)(stack.up)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from types import MappingProxyType
 from typing import Literal
 
 from carrel.agent import JSON, Agent
+from carrel.agent_sources import AgentsUnusable, load_agents
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.ids import is_id
 from carrel_execution import keepsakes
@@ -50,7 +49,7 @@ class AgentRegistry:
 
 
 def load_registry(modules: Sequence[str]) -> AgentRegistry:
-    """The agents that come with Carrel and those of the `AGENTS` of each module.
+    """The agents that come with Carrel, those of the `AGENTS` of each module, and those of installed packages.
 
     A module that cannot be imported is skipped, and the others serve. Raises CarrelError, for the start to fail, when one that can
     be imported holds what is no usable agent.
@@ -61,19 +60,10 @@ def load_registry(modules: Sequence[str]) -> AgentRegistry:
 
 def load_classes(modules: Sequence[str]) -> tuple[list[type[Agent]], dict[str, str]]:
     """The classes, unchecked, and the tracebacks of the modules that cannot be imported."""
-    classes: list[type[Agent]] = []
-    skipped: dict[str, str] = {}
-    for name in ("carrel_agents", *modules):
-        try:
-            module = import_module(name)
-        except Exception as error:  # whatever an author's module does when it is imported
-            skipped[name] = "".join(traceback.format_exception(error))
-            continue
-        try:
-            classes.extend(module.AGENTS)
-        except (AttributeError, TypeError) as error:
-            raise _unusable(f"The agent module {name} cannot be used: {error}.") from error
-    return classes, skipped
+    try:
+        return load_agents(["carrel_agents", *modules])
+    except AgentsUnusable as error:
+        raise _unusable(str(error)) from error
 
 
 def _checked_name(agent_class: object) -> str:

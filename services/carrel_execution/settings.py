@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
+from carrel.agent_sources import module_names
 from carrel_chassis.settings import DatabaseSettings
 
 
@@ -46,7 +47,7 @@ class ExecutionSettings(DatabaseSettings):
     keep_runs_days: float = Field(default=90.0, ge=0)
     """How long runs are kept after their end, with their journals; 0: for ever."""
     agent_modules: str = ""
-    """Modules with an `AGENTS` tuple each, comma-separated, beside those that come with Carrel."""
+    """Modules with an `AGENTS` tuple each, comma-separated, beside those that come with Carrel and those of installed packages."""
     isolated_agents: str = ""
     """Agents that run in processes of their own whatever their class says: names, comma-separated, or "*" for all."""
     stuck_seconds: float = Field(default=1.3, ge=0.2)
@@ -66,7 +67,7 @@ class ExecutionSettings(DatabaseSettings):
     @property
     def modules(self) -> tuple[str, ...]:
         """The names in `agent_modules`."""
-        return tuple(name.strip() for name in self.agent_modules.split(",") if name.strip())
+        return module_names(self.agent_modules)
 
     @property
     def isolated(self) -> tuple[str, ...]:

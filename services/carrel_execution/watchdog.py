@@ -19,14 +19,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
 from opentelemetry import metrics
 
-from carrel.agent import Agent
+from carrel.agent import Agent, AgentClass, FunctionAgent
 from carrel_chassis.logs import get_logger
 from carrel_execution.in_loop import AgentStuck, LoopAgent, agent_of
 
@@ -153,17 +154,25 @@ class Watchdog:
 
 def agents_named_in(word: str, classes: Iterable[type[Agent]]) -> set[str]:
     """The agents in whose code the process was when the kernel ended it, by the stack that it has left."""
-    places = [(file, int(line)) for file, line in re.findall(r'File "([^"]+)", line (\d+)', word)]
-    return {agent_class.name for agent_class in classes if any(_is_in(agent_class, *place) for place in places)}
+    places = {(file, int(line)) for file, line in re.findall(r'File "([^"]+)", line (\d+)', word)}
+    files = {file for file, _ in places}
+    return {
+        agent_class.name
+        for agent_class in classes
+        if any(
+            file == place and line in lines for file, lines in _written_in(agent_class, files) for place, line in places
+        )
+    }
 
 
-def _is_in(agent_class: type[Agent], file: str, line: int) -> bool:
-    """Whether the place is in the class, or in one that it inherits from."""
+def _written_in(agent_class: type[Agent], files: set[str]) -> Iterator[tuple[str, range]]:
+    """Where the class, and what it inherits from other agents, is written, as far as that is in these files."""
     for each in agent_class.__mro__:
-        try:
-            lines, first = inspect.getsourcelines(each)
-            if inspect.getfile(each) == file and first <= line < first + len(lines):
-                return True
-        except (OSError, TypeError):  # its source is not there
+        # The SDK's own lines are on the stack of every agent.
+        if not isinstance(each, AgentClass) or each.__module__.partition(".")[0] == "carrel":
             continue
-    return False
+        written = each.function if issubclass(each, FunctionAgent) else each
+        with suppress(OSError, TypeError):  # its source is not there
+            if (file := inspect.getfile(written)) in files:  # to find the lines of a class is slow
+                lines, first = inspect.getsourcelines(written)
+                yield file, range(first, first + len(lines))

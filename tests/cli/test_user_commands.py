@@ -9,7 +9,7 @@ from pathlib import Path
 
 from carrel.api.context.v1 import user_context_pb2
 from carrel_chassis.signing import decode_context
-from tests.cli.program import EXAMPLE, as_person, carrel, ended, next_line, running
+from tests.cli.program import EXAMPLE, Ended, as_person, carrel, ended, next_line, running
 from tests.support.expect import eventually
 from tests.support.system import Person, System
 
@@ -148,13 +148,15 @@ async def test_sessions_are_listed_and_ended(system: System, ada: Person) -> Non
 
 
 async def test_the_commands_of_one_terminal_are_one_session(system: System, ada: Person) -> None:
-    who = ("--tenant", ada.tenant_id, "--user", ada.user_id)
-    for _ in range(2):
-        listed = await carrel("sessions", "list", *who, "--json", data_dir=system.data_dir)
-        assert [session["current"] for session in listed.document["sessions"]] == [True]
-    with running("sessions", "list", *who, "--json", data_dir=system.data_dir) as another_terminal:
-        listed = await ended(another_terminal)
-        assert len(listed.document["sessions"]) == 2
+    command = ("sessions", "list", "--tenant", ada.tenant_id, "--user", ada.user_id, "--json")
+
+    def own(answer: Ended) -> str:
+        [session] = [session["session_id"] for session in answer.document["sessions"] if session["current"]]
+        return str(session)
+
+    first, second = [own(await carrel(*command, data_dir=system.data_dir)) for _ in range(2)]
+    with running(*command, data_dir=system.data_dir) as in_another_terminal:
+        assert first == second != own(await ended(in_another_terminal))
 
 
 async def test_a_corpus_comes_back_as_it_was(system: System, ada: Person, tmp_path: Path) -> None:

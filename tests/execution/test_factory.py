@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 from types import MappingProxyType
@@ -17,6 +18,7 @@ from carrel_execution.factory import InstanceFactory
 from carrel_execution.in_loop import guard_loop
 from carrel_execution.isolation.host import ProcessHost
 from carrel_execution.registry import AgentRegistry, load_registry
+from carrel_execution.watchdog import agents_named_in
 from tests.support.agents import Corpora, LocalRun
 
 
@@ -268,3 +270,17 @@ async def test_by_policy_an_agent_runs_in_a_process_whatever_its_class_says(poli
         assert result["process"] != os.getpid()
     finally:
         await host.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "named"), [("run", {"good", "twin", "described"}), ("sdk", set()), ("elsewhere", set())]
+)
+def test_an_agent_is_known_again_by_its_own_lines_on_a_stack(line: str, named: set[str]) -> None:
+    class Heir(Good):
+        name = "twin"
+
+    inside = inspect.getsourcelines(Good)[1] + 3
+    of_sdk = inspect.getsourcelines(Agent.perform)[1] + 1
+    place = {"run": (__file__, inside), "sdk": (inspect.getfile(Agent), of_sdk), "elsewhere": (__file__, 1)}[line]
+    word = f'Current thread 0x7 (most recent call first):\n  File "{place[0]}", line {place[1]} in somewhere\n'
+    assert agents_named_in(word, [Good, Heir, Described]) == named

@@ -11,7 +11,9 @@ import grpc
 import pytest
 
 from carrel.api.tools.v1 import tool_service_pb2 as pb
+from carrel_tools.consent import digest_of
 from tests.support.expect import eventually, refused
+from tests.tools.administration import consent
 from tests.tools.conftest import CSV, Desk
 
 Code = grpc.StatusCode
@@ -67,10 +69,14 @@ async def test_a_deleted_corpus_is_gone_with_its_file(desk: Desk):
 async def test_an_administrator_deletes_own_corpora_by_tool(desk: Desk, other: Desk):
     await desk.upload("sales", CSV)
     admin = ("tools.use", "corpora.admin")
+    with refused(Code.FAILED_PRECONDITION, "APPROVAL_REQUIRED"):
+        await desk.execute("corpus_delete", scopes=admin, name="sales")
+    digest = digest_of("corpus_delete", {"name": "sales"})
     with refused(Code.FAILED_PRECONDITION, "TOOL_FAILED") as refusal:
-        await other.execute("corpus_delete", scopes=admin, name="sales")
+        await other.execute("corpus_delete", scopes=admin, approval=consent(other, digest), name="sales")
     assert refusal.error.metadata == {"tool_reason": "CORPUS_NOT_FOUND"}
-    await desk.execute("corpus_delete", scopes=admin, name="sales")
+    assert await desk.names() == ["sales"]
+    await desk.execute("corpus_delete", scopes=admin, approval=consent(desk, digest), name="sales")
     assert await desk.names() == [] and own_files(desk) == []
 
 

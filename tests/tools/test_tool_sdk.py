@@ -8,14 +8,18 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import duckdb
 import pytest
 from pydantic import BaseModel, Field
 
 import carrel
 from carrel.tool import Desk, Tool, ToolFailure
-from carrel.tool_kit import ArgumentsRefused, LocalDesk, run_tool
+from carrel.tool_kit import ArgumentsRefused, LocalCorpus, LocalDesk, run_tool
+from carrel_tools.shipped.corpus_admin import CorpusAdmin
+from carrel_tools.shipped.corpus_search import CorpusSearch
+from carrel_tools.shipped.sql_query import SqlQuery
 from carrel_tools.shipped.statistics import Statistics
 from carrel_tools.tool_sources import added_tools, sandboxed_modules
 from carrel_tools.tool_system import load_classes
@@ -97,6 +101,31 @@ async def test_the_kit_refuses_what_a_tool_is_not_granted():
     with pytest.raises(ToolFailure) as raised:
         await run_tool(greedy, LocalDesk(CORPORA))
     assert raised.value.reason == "NOT_GRANTED"
+
+
+@pytest.mark.parametrize(
+    ("media_type", "content", "columns", "rows"),
+    [
+        ("application/x-ndjson", b'{"a": 1, "b": "x"}\n{"a": 2, "b": "y"}\n', ["a", "b"], [[1, "x"], [2, "y"]]),
+        ("text/markdown", b"# Ships\n\nThey leave.\n", ["line", "text"], [[1, "# Ships"], [2, ""], [3, "They leave."]]),
+        ("application/vnd.apache.parquet", b"", ["a"], [[7]]),
+    ],
+)
+async def test_the_kit_knows_every_format(
+    tmp_path: Path, media_type: str, content: bytes, columns: list[str], rows: Any
+):
+    if not content:
+        duckdb.sql(f"COPY (SELECT 7 AS a) TO '{tmp_path}/a.parquet'")
+        content = (tmp_path / "a.parquet").read_bytes()
+    desk = LocalDesk({"log": LocalCorpus(media_type, content), **CORPORA})
+    page = await run_tool(SqlQuery, desk, sql="SELECT * FROM log", max_rows=1)
+    assert (page["columns"], page["rows"], page["next"]) == (columns, rows[:1], 1 if len(rows) > 1 else None)
+    assert (await run_tool(SqlQuery, desk, sql="SELECT * FROM log"))["rows"] == rows
+    found = await run_tool(CorpusAdmin, desk, action="validate", name="log")
+    assert (found["columns"], found["rows"]) == (columns, len(rows))
+    last = str(rows[-1][-1])
+    hits = await run_tool(CorpusSearch, desk, words=last, corpora=["log"])
+    assert [hit["place"] for hit in hits["hits"]] == [len(rows)]
 
 
 async def test_shipped_tools_run_in_the_kit():

@@ -28,14 +28,14 @@ class Waiting(Exception):
 class Turn:
     """One step at work."""
 
-    def __init__(self, dies: bool) -> None:
+    def __init__(self, dies: bool, over: Callable[[], None]) -> None:
         self._dies = dies
-        self.dead = asyncio.Event()
+        self._over = over
 
     async def before_it_is_kept(self) -> None:
         """Returns, unless the worker is to die at this moment."""
         if self._dies:
-            self.dead.set()
+            self._over()
             await asyncio.get_running_loop().create_future()
 
 
@@ -152,21 +152,15 @@ class AgentRun:
 
     @asynccontextmanager
     async def turn(self, step: Step) -> AsyncIterator[Turn]:
-        """The time in which a step works; it begins when the test lets it."""
+        """The time in which a step works; it begins when the test lets it, and is told when it is over, however it ended."""
         await self._permits.acquire()
-        turn = Turn(self._dies_in_next)
-        if self._dies_in_next:
-            dying = asyncio.ensure_future(self._report_death(turn, step))
-            try:
-                yield turn
-            finally:
-                dying.cancel()
-        else:
-            yield turn
-        self._done.put_nowait(step)
-
-    async def _report_death(self, turn: Turn, step: Step) -> None:
-        await turn.dead.wait()
+        try:
+            yield Turn(self._dies_in_next, lambda: self._done.put_nowait(step))
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self._done.put_nowait(step)
+            raise
         self._done.put_nowait(step)
 
     async def wait(self, step: Step, wait: Answered) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from carrel_chassis.stack.files import make_private_folder, write_private
 from carrel_chassis.stack.keys import IDENTITIES
 
 _FOLDER = "tls"
+_SETTINGS = ("PEER_CA_FILE", "PEER_CERT_FILE", "PEER_KEY_FILE")
 AUTHORITY = "ca"
 AUTHORITY_DAYS = 3650
 SERVICE_DAYS = 365
@@ -50,19 +52,22 @@ def certificate_files(folder: Path | None, identity: str) -> dict[str, str]:
     """The settings of one of them, without their prefix; none without a folder."""
     if folder is None:
         return {}
-    files = {"PEER_CA_FILE": "ca.crt", "PEER_CERT_FILE": f"{identity}.crt", "PEER_KEY_FILE": f"{identity}.key"}
-    return {setting: str(folder / name) for setting, name in files.items()}
+    files = (f"{AUTHORITY}.crt", f"{identity}.crt", f"{identity}.key")
+    return {setting: str(folder / name) for setting, name in zip(_SETTINGS, files, strict=True)}
 
 
 def operator_tls(data_dir: Path) -> PeerTls | None:
-    """How the operator speaks with the services of a system; None where they speak in the open.
+    """How the operator speaks with the services of a system: by the certificates in its data folder, or, of an authority of somebody's
+    own, by those that CARREL_PEER_CA_FILE and its like name. None where there are neither: the services speak in the open.
 
     Raises OSError when the certificates cannot be used.
     """
     folder = data_dir / _FOLDER
-    if not folder.is_dir():
+    files = certificate_files(folder if folder.is_dir() else None, "operator")
+    named = [os.environ.get(f"CARREL_{name}") or files.get(name) for name in _SETTINGS]
+    ca_file, cert_file, key_file = (Path(name) if name else None for name in named)
+    if ca_file is None or cert_file is None or key_file is None:
         return None
-    ca_file, cert_file, key_file = map(Path, certificate_files(folder, "operator").values())
     return PeerTls(ca_file, cert_file, key_file)
 
 

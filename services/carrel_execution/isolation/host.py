@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from carrel_chassis.logs import get_logger
 from carrel_chassis.stack.signals import to_the_end
 from carrel_execution.isolation.bounds import kernel_confines
+from carrel_execution.isolation.folder import own_folder
 from carrel_execution.isolation.keeper import HERE
 
 _PROGRAM = """
@@ -99,7 +99,7 @@ class ProcessHost:
         process is always ready, from the first agent on."""
         self._modules = list(modules)
         self._by_kernel = kernel_confines() if by_kernel is None else by_kernel
-        self._folder = Path(tempfile.mkdtemp(prefix="carrel-agents-"))
+        self._folder, self._folder_lock = own_folder()
         self._in_advance = in_advance
         self._ready: asyncio.Task[AgentProcess | None] | None = None
         self._starting = asyncio.Lock()
@@ -200,6 +200,7 @@ class ProcessHost:
                 await ready.close()
         await self._end_zygote()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        os.close(self._folder_lock)
 
     async def _end_zygote(self) -> None:
         control, zygote, self._control, self._zygote = self._control, self._zygote, None, None

@@ -23,6 +23,7 @@ class CorpusDelete(Tool):
         "required": ["name"],
         "additionalProperties": False,
     }
+    needs_approval: ClassVar = True
 
     async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
         await desk.delete_corpus(arguments["name"])

@@ -75,7 +75,7 @@ async def test_the_same_trace_gives_the_same_report(ask: Ask, write: Write) -> N
 
 async def test_the_report_of_the_real_trace_fits_into_an_event(ask: Ask, real_trace: Path) -> None:
     report = await ask(real_trace)
-    assert len(json.dumps(report)) < 128 * 1024
+    assert len(json.dumps(report)) < 64 * 1024
 
 
 async def test_a_corpus_is_named_as_it_is(write: Write) -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from carrel_chassis.stack.certificates import ensure_certificates, settle_certificates
+from carrel_chassis.stack.certificates import (
+    certificate_files,
+    ensure_certificates,
+    operator_tls,
+    settle_certificates,
+)
 from carrel_chassis.stack.keys import IDENTITIES
 
 NAMES = ("context", "gateway")
@@ -68,6 +73,21 @@ def test_a_damaged_file_is_said_so_and_not_replaced(folder: Path) -> None:
     with pytest.raises(ValueError, match="context"):
         ensure_certificates(folder, NAMES, NOW)
     assert (folder / "context.crt").read_text() == "{"
+
+
+def test_an_operator_finds_those_of_the_folder_or_those_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert operator_tls(tmp_path) is None
+    own = settle_certificates(tmp_path / "made", wanted=True)
+    assert own is not None
+    by_folder = operator_tls(tmp_path / "made")
+    for setting, file in certificate_files(own, "operator").items():
+        monkeypatch.setenv(f"CARREL_{setting}", file)
+    by_name = operator_tls(tmp_path)
+    assert by_folder is not None and by_name is not None
+    assert by_folder.material() == by_name.material()
+    assert by_name.material().certificate == (own / "operator.crt").read_bytes()
 
 
 def test_a_system_that_wants_none_keeps_none(tmp_path: Path) -> None:
