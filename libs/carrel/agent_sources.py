@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -28,7 +29,7 @@ def load_agents(modules: Sequence[str]) -> tuple[list[type[Agent[Any, Any]]], di
     imported, its traceback: the others serve without it. Raises AgentsUnusable."""
     classes: list[type[Agent[Any, Any]]] = []
     skipped: dict[str, str] = {}
-    sources = [(name, lambda name=name: import_module(name)) for name in modules]
+    sources: list[tuple[str, Callable[[], Any]]] = [(name, partial(import_module, name)) for name in modules]
     sources += [(entry.value, entry.load) for entry in entry_points(group=GROUP)]
     for name, load in sources:
         try:

@@ -90,8 +90,9 @@ class Models(OfRun):
     async def request(self, request: Mapping[str, JSON], *, model: str = "") -> JSON:
         """One request in the JSON form of pydantic-ai: {"messages", "settings", "parameters"}.
 
-        Returns {"response", "model", "input_tokens", "output_tokens", "cost_usd"}; the cost is None where no price is set. Raises AgentError:
-        MODEL_UNKNOWN, MODEL_REFUSED (key or request are wrong), MODEL_UNAVAILABLE (after its retries and those of its fallback).
+        Returns {"response", "model", "input_tokens", "output_tokens", "cost_usd"}; the cost is None where no price is set. Raises
+        AgentError: MODEL_UNKNOWN, MODEL_REFUSED (the key or the request is wrong), MODEL_UNAVAILABLE (after all tries, those of its
+        fallback too).
         """
         if not (names := self.names):
             raise AgentError("MODEL_UNKNOWN", "There is no model; the operator sets them up with CARREL_MODELS_FILE.")

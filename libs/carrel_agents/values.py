@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from carrel.agent import JSON, AgentError
 from carrel_agents.questions import check_corpus, check_question
 
 Category = Literal["analysis", "goals", "administration"]
 Sufficiency = Literal["sufficient", "partial", "insufficient", "unknown"]
+# It goes into SQL as it is.
+Moment = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}$")]
 V = TypeVar("V", bound="Value")
 
 
@@ -23,8 +25,8 @@ class Value(BaseModel):
 class TimeRange(Value):
     """The part of a trace that a question is about: from `begin`, before `end`; ISO 8601 without a zone, compared as UTC."""
 
-    begin: str
-    end: str
+    begin: Moment
+    end: Moment
 
 
 class Entities(Value):

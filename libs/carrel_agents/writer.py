@@ -17,7 +17,7 @@ LONGEST = 6000
 
 
 async def narrative(context: RunContext, report: Mapping[str, JSON]) -> dict[str, JSON] | None:
-    """{"text", "removed": the sentences with a number that is not in the report}; None when no model writes."""
+    """{"text", "removed": the sentences with a number that is not among the facts}; None when no model writes."""
     facts = {
         name: report[name]
         for name in ("facts", "cost", "findings", "recommendations", "next_actions", "missing", "goals")
@@ -26,8 +26,14 @@ async def narrative(context: RunContext, report: Mapping[str, JSON]) -> dict[str
     written = await ask(context, INSTRUCTIONS, prompt)
     if written is None:
         return None
-    kept, removed = check(written[:LONGEST], report)
+    # Held against the facts alone: a number of the question is nothing that was computed.
+    kept, removed = check(_cut(written), facts)
     return {"text": kept, "removed": removed}
+
+
+def _cut(text: str) -> str:
+    """At most LONGEST characters, and no word that was cut in two."""
+    return text if len(text) <= LONGEST else text[:LONGEST].rsplit(None, 1)[0]
 
 
 async def ask(context: RunContext, instructions: str, prompt: str) -> str | None:

@@ -15,7 +15,7 @@ import grpc
 import typer
 
 from carrel.client import Client
-from carrel.errors import Unavailable
+from carrel.errors import Unauthenticated, Unavailable
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.ids import check_id
 from carrel_cli.data_dir import default_data_dir
@@ -50,6 +50,11 @@ class Access:
         async with Client(self.address, self.token, credentials=credentials) as client:
             try:
                 yield client
+            except Unauthenticated as error:
+                if error.metadata.get("revoked") != "session":
+                    raise
+                message = "This session has been ended: open another terminal, or get another token."
+                raise CommandError(error.reason, message) from error
             except Unavailable as error:
                 if error.reason:
                     raise

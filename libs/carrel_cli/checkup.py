@@ -38,7 +38,7 @@ class Check:
 async def check_up(data_dir: Path, port_base: int) -> list[Check]:
     """All checks, in the order in which a start would meet them."""
     addresses = read_stack(data_dir)
-    checks = [_python(), await _postgres(data_dir), await _nats(), await _sandbox(), _data_folder(data_dir)]
+    checks = [_python(), await _postgres(data_dir), await _nats(), await _sandbox(), *_agents(), _data_folder(data_dir)]
     if addresses is None:
         return [*checks, _ports(port_base), _not_running(data_dir)]
     states = await healths(data_dir, addresses)
@@ -98,6 +98,20 @@ async def _sandbox() -> Check:
     if standing.level < Level.KERNEL:
         return Check("sandbox", "warn", str(standing), "The tool python is refused; use a newer kernel.")
     return Check("sandbox", "ok", str(standing))
+
+
+def _agents() -> list[Check]:
+    """The agents that a start from this environment would find, beside those that come with Carrel."""
+    try:
+        classes, skipped = load_agents(module_names(os.environ.get("CARREL_AGENT_MODULES", "")))
+    except AgentsUnusable as error:
+        return [Check("agents", "fail", str(error), "Give it a tuple AGENTS, or leave it out of CARREL_AGENT_MODULES.")]
+    found = [
+        Check("agents", "warn", f"{name} cannot be imported, and is left out:\n{trace.rstrip()}", "Mend the module.")
+        for name, trace in skipped.items()
+    ]
+    own = ", ".join(sorted(each.name for each in classes))
+    return found or [Check("agents", "ok", f"of your own: {own}" if own else "those that come with Carrel")]
 
 
 def _command(name: str, arguments: list[str], folder: Path) -> Command:

@@ -8,7 +8,7 @@ import typer
 
 from carrel_cli.command import Session, client_command
 
-app = typer.Typer(help="Where you are signed in: tokens and API keys in use.", no_args_is_help=True)
+app = typer.Typer(help="Where you are signed in: terminals, tokens and API keys in use.", no_args_is_help=True)
 
 
 @app.command("list")

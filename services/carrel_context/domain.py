@@ -12,6 +12,11 @@ from carrel_chassis.revocations import CLOSING_SCOPE
 
 _TICK_SECONDS = 2e-6
 """Contexts hold microseconds."""
+_REVOKED = {
+    "USER": "The user has been revoked; ask the tenant's administrator.",
+    "SESSION": "The session has been revoked; sign in again.",
+    "RUN": "The run has been revoked; start it again if you may.",
+}
 AUDIENCES = frozenset({"context", "agent-execution", "tool-dispatch", "event-stream"})
 
 TOKEN_SESSION, API_KEY_SESSION = "TOKEN", "API_KEY"
@@ -66,7 +71,7 @@ class Principal:
             raise CarrelError(
                 Kind.UNAUTHENTICATED,
                 "CONTEXT_REVOKED",
-                f"The {self.revoked.lower()} has been revoked; ask the tenant's administrator.",
+                _REVOKED[self.revoked],
                 metadata={"revoked": self.revoked.lower()},
             )
         return (ROLES.get(self.role, frozenset()) | self.granted) - self.removed

@@ -3,7 +3,7 @@
     [models.small]
     address = "https://api.example.com/v1"   # anything that speaks the OpenAI chat API
     model = "small-2"                        # its name there
-    key_env = "SMALL_KEY"                    # or key_file = "/run/secrets/small"; neither for one that asks for none
+    key_file = "small.key"                   # beside this file, or key_env = "SMALL_KEY"; neither for one that asks for none
     input_usd = 0.15                         # per million tokens; without prices the cost is unknown
     output_usd = 0.60
     timeout_seconds = 60                     # for one try
@@ -43,6 +43,10 @@ class ModelSettings(BaseModel):
     attempts: int = Field(default=3, ge=1, le=10)
     fallback: str = ""
 
+    def beside(self, path: Path) -> ModelSettings:
+        """With its key where it is meant to be: as seen from the file that these settings are in."""
+        return self if self.key_file is None else self.model_copy(update={"key_file": path.parent / self.key_file})
+
     def key(self, name: str) -> SecretStr:
         """The key; "" for a model without one. Raises CarrelError when it is not where the settings say."""
         if self.key_file is not None:
@@ -80,7 +84,7 @@ def load_models(path: Path | None) -> dict[str, ModelSettings]:
         raise _unusable(f"{path} is no JSON or TOML file with a table `models` ({type(error).__name__})") from error
     for name, model in models.items():
         _check_fallback(name, model, models)
-    return models
+    return {name: model.beside(path) for name, model in models.items()}
 
 
 def _check_fallback(name: str, model: ModelSettings, models: Mapping[str, Any]) -> None:

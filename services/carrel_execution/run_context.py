@@ -30,8 +30,10 @@ _MAX_NAME = 128
 
 
 class LiveContext(RunPort):
-    """What the context of one agent within an attempt stands on. `place` is its own: "" for the agent of the run, "2" for what its second step
-    called. Steps, messages and looks at the clock are counted apart, so that a message more or less moves no step."""
+    """What the context of one agent within an attempt stands on. `place` is its own: "" for the agent of the run, "2" for what its
+    second step called. Steps, messages, pieces of text and looks at the clock are counted apart, so that a message more or less moves no
+    step.
+    """
 
     def __init__(self, world: World, agent: str, place: str = "") -> None:
         self.run_id, self.thread_id, self.agent = world.run_id, world.thread_id, agent

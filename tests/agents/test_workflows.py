@@ -15,6 +15,7 @@ from carrel.api.events.v1.event_pb2 import Event
 from carrel.api.runs.v1.run_pb2 import Wait
 from carrel.client import Client, Run
 from carrel.errors import CarrelClientError
+from tests.libs.agents.test_facts import burst
 from tests.support.expect import eventually
 from tests.support.system import Person, System
 
@@ -72,6 +73,16 @@ async def test_each_variant_from_end_to_end(client: Client, question: str, agent
     assert (events[0].type, events[1].agent, events[1].type) == ("run_queued", "supervisor", "agent_started")
     assert [event.final for event in events] == [False] * (len(events) - 1) + [True]
     assert (events[-1].agent, events[-1].type) == ("supervisor", "agent_completed")
+
+
+async def test_a_burst_is_found_and_a_goal_is_held_against_it(client: Client) -> None:
+    await client.upload_corpus("trace", "\n".join((HEADER, *burst())).encode())
+    events, run = await story(client, question="Can we handle 39 requests per minute at the peak?", corpus="trace")
+    report = json.loads(run.result_json)
+    assert begun(events) == ["triage", "goals_triage", *SUFFICIENT[1:]]
+    assert report["facts"]["unusual_minutes"]["highest"] == [{"minute": "2023-11-16T02:30", "requests": 40}]
+    assert [(goal["target"], goal["reached"]) for goal in report["goals"]] == [(39.0, False)]
+    assert len(report["charts"]) == 5 and report["charts"][0]["svg"] in report["html"]
 
 
 async def test_insufficient_data_is_asked_for_and_nobody_else_can_answer(

@@ -142,7 +142,8 @@ async def test_sessions_are_listed_and_ended(system: System, ada: Person) -> Non
     assert (await as_person(system, other, "sessions", "end", own)).out == f"{own} is ended.\n"
 
     async def refused() -> bool:
-        return (await as_person(system, ada, "sessions", "list")).code == 1
+        answer = await as_person(system, ada, "sessions", "list")
+        return answer.code == 1 and "open another terminal" in answer.err
 
     await eventually(refused, seconds=10)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from carrel import Client
 from carrel.tool_kit import run_tool
 from carrel_chassis.stack import Stack
+from carrel_execution.model_settings import load_models
 from carrel_tools.tool_sources import added_tools
 from tests.support.system import ROOT, System, test_settings
 
@@ -36,7 +39,7 @@ async def test_the_tool_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_the_agent_of_the_readme_runs(tmp_path: Path) -> None:
-    (tmp_path / "my_agents.py").write_text(code_with("class Greeter"))
+    (tmp_path / "my_agents.py").write_text(code_with("@carrel.agent"))
     environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "CARREL_AGENT_MODULES": "my_agents"}
     async with Stack(test_settings(tmp_path / "data", only=None, service_environment=environment)) as stack:
         await stack.ready(60)
@@ -49,6 +52,19 @@ async def test_the_agent_of_the_readme_runs(tmp_path: Path) -> None:
         await system.close()
     assert result == {"text": "Hello, Ada"}
     assert types[-1] == "agent_completed"
+
+
+async def test_the_test_of_the_readme_runs() -> None:
+    found: dict[str, Any] = {}
+    exec(code_with("@carrel.agent"), found)
+    await eval(compile(code_with("AgentRun"), "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), found)
+    assert found["run"].attempt == 2
+
+
+def test_the_models_of_the_readme_are_read(tmp_path: Path) -> None:
+    [source] = code_blocks("toml")
+    (tmp_path / "models.toml").write_text(source)
+    assert list(load_models(tmp_path / "models.toml")) == ["small", "large"]
 
 
 def test_every_file_that_the_documents_name_is_there() -> None:

@@ -22,6 +22,7 @@ PATH = f"{os.environ['PATH']}:{ROOT / 'build' / 'bin'}"
 """With what `make bench-ghz` has installed."""
 RUN = {
     "answering_client.py", "python_client.py", "python_client_sync.py", "curl.sh", "ghz.sh", "my_agent.py", "my_tool.py", "README.md",
+    "pydantic_ai_agent.py",  # by tests/sdk/test_with_pydantic_ai.py
 }  # fmt: skip
 
 

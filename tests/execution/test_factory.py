@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from carrel.agent import JSON, Agent, AgentError
+from carrel.agent import JSON, Agent, AgentError, RunContext
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import UserContext
 from carrel_execution.factory import InstanceFactory
@@ -58,7 +58,7 @@ class Wired(Good):
     """Has a connection on its class."""
 
     name = "wired"
-    runs = LocalRun("good", Corpora({}))
+    runs = RunContext(LocalRun("good", Corpora({})))
 
 
 class Wandering(Good):
@@ -100,7 +100,7 @@ class Described(Good):
         ([Nameless], "no usable name"),
         ([Good, Twin], "Two agents are named good"),
         ([Remembering], "seen (dict)"),
-        ([Wired], "runs (LocalRun)"),
+        ([Wired], "runs (RunContext)"),
         ([Wandering], "'thread'"),
         ([Boundless], "memory_mb of 0"),
         ([Misdescribed], "no JSON Schema"),
@@ -241,7 +241,7 @@ async def test_an_agent_that_holds_what_is_another_runs_fails(factory: InstanceF
         other = LocalRun("good", Corpora({}))
         other.run_id = "run-of-somebody-else"
         identity = UserContext("ctx", "acme", "eve", "session-7", frozenset(), frozenset(), 0.0, 1.0, "request-7")
-        agent.kept = {"it": other if foreign == "context" else identity}  # type: ignore[attr-defined]
+        agent.kept = {"it": RunContext(other).tools if foreign == "context" else identity}  # type: ignore[attr-defined]
         return "held"
 
     with pytest.raises(AgentError) as refused:

@@ -32,54 +32,57 @@ async def host() -> AsyncIterator[ProcessHost]:
     await host.close()
 
 
+@pytest.fixture
+def zygote(host: ProcessHost) -> psutil.Process:
+    """What the agents of `host` are forked from: the youngest child, for other systems may run beside."""
+    return max(psutil.Process().children(), key=lambda child: child.create_time())
+
+
 async def perform(host: ProcessHost, does: str, memory_mb: int = 128, **input: JSON) -> JSON:
     agent = ProcessAgent(host, "caged", memory_mb, grace_seconds=0.2)
     return await agent.run(LocalRun("caged", Corpora({})), {"does": does, **input})
 
 
-def below() -> list[psutil.Process]:
-    """All processes that this one has started, but for what agents are forked from."""
-    return [each for zygote in psutil.Process().children() for each in zygote.children(recursive=True)]
-
-
-async def nothing_is_left() -> None:
+async def nothing_is_left(zygote: psutil.Process) -> None:
     """The agent and what it has started are gone already; its keeper has told so and is about to go."""
 
     async def look() -> bool:
-        return below() == []
+        return zygote.children(recursive=True) == []
 
     await eventually(look, seconds=2.0)
 
 
 @pytest.mark.parametrize("does", ["fork", "fork_twice"])
-async def test_what_an_agent_has_started_is_gone_when_its_run_is(host: ProcessHost, does: str) -> None:
+async def test_what_an_agent_has_started_is_gone_when_its_run_is(
+    host: ProcessHost, zygote: psutil.Process, does: str
+) -> None:
     assert str(await perform(host, does)).startswith("forked")
-    await nothing_is_left()
+    await nothing_is_left(zygote)
 
 
-async def test_a_fork_without_end_is_ended(host: ProcessHost) -> None:
+async def test_a_fork_without_end_is_ended(host: ProcessHost, zygote: psutil.Process) -> None:
     with pytest.raises(AgentDied, match="more than 64 processes"):
         await perform(host, "fork_without_end")
-    await nothing_is_left()
+    await nothing_is_left(zygote)
 
 
-async def test_memory_counts_over_all_its_processes(host: ProcessHost) -> None:
+async def test_memory_counts_over_all_its_processes(host: ProcessHost, zygote: psutil.Process) -> None:
     with pytest.raises(AgentDied, match="more than 128 MB"):
         await perform(host, "leak_in_many", mb=100)
-    await nothing_is_left()
+    await nothing_is_left(zygote)
 
 
 @pytest.mark.parametrize("does", ["leak", "leak_shared"])
-async def test_memory_is_capped_also_where_it_is_shared(host: ProcessHost, does: str) -> None:
+async def test_memory_is_capped_also_where_it_is_shared(host: ProcessHost, zygote: psutil.Process, does: str) -> None:
     with pytest.raises(AgentDied, match="more than 64 MB"):
         await perform(host, does, memory_mb=64)
-    await nothing_is_left()
+    await nothing_is_left(zygote)
 
 
-async def test_an_agent_that_kills_its_keeper_gains_nothing(host: ProcessHost) -> None:
+async def test_an_agent_that_kills_its_keeper_gains_nothing(host: ProcessHost, zygote: psutil.Process) -> None:
     with pytest.raises(AgentDied, match="SIGKILL"):
         await perform(host, "kill_its_keeper")
-    await nothing_is_left()
+    await nothing_is_left(zygote)
     assert await perform(host, "nothing")
 
 

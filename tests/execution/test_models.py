@@ -54,9 +54,11 @@ class Told:
 
     def __init__(self) -> None:
         self.deltas: list[tuple[str, str]] = []
+        self.first = asyncio.Event()
 
     async def write(self, message_id: str, delta: str) -> None:
         self.deltas.append((message_id, delta))
+        self.first.set()
 
     def text(self, message_id: str) -> str:
         return "".join(delta for each, delta in self.deltas if each == message_id)
@@ -167,9 +169,7 @@ async def test_cancelling_a_call_ends_its_connection(models: Models, server: Ope
     server.will("small", Reply("One two.", held=never))
     told = Told()
     call = asyncio.create_task(ask(models, "small", told))
-    async with asyncio.timeout(10):
-        while not told.deltas:
-            await asyncio.sleep(0.01)
+    await asyncio.wait_for(told.first.wait(), 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -198,6 +198,16 @@ async def test_a_key_that_is_not_there_keeps_the_service_from_starting(tmp_path:
     with pytest.raises(CarrelError, match="the key of the model small is not in the environment: set NO_SUCH_KEY"):
         async with open_models(path):
             pass
+
+
+def test_a_key_lies_beside_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "small.key").write_text(f"{KEY}\n")
+    path = write_models(tmp_path, "http://127.0.0.1:9/v1", small={"key_file": "small.key"}, lost={"key_file": "none"})
+    models = load_models(path)
+    assert models["small"].key("small").get_secret_value() == KEY
+    assert KEY not in repr(models["small"].key("small"))
+    with pytest.raises(CarrelError, match="the key of the model lost cannot be read from"):
+        models["lost"].key("lost")
 
 
 def test_settings_are_read_from_toml(tmp_path: Path) -> None:

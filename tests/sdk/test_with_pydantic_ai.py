@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from examples.pydantic_ai_agent import repeating
 
 from carrel.agent import ToolError
 from carrel.testing import AgentRun, Call, ModelReply, Step
-from tests.support.pydantic_ai_agents import repeating
 
 REPLIES = [ModelReply(calls=[("echo", {"text": "hello"})]), "It said hello."]
 

@@ -36,7 +36,13 @@ def test_settings(data_dir: Path, **changes: Any) -> StackSettings:
         "PYTHONPATH": str(ROOT),
         "CARREL_AGENT_MODULES": ",".join(
             f"tests.support.{name}"
-            for name in ("agents_under_test", "agents_of_isolation", "rogue_agents", "agents_that_wait", "agents_of_the_kit")
+            for name in (
+                "agents_under_test",
+                "agents_of_isolation",
+                "rogue_agents",
+                "agents_that_wait",
+                "agents_of_the_kit",
+            )
         ),
         "CARREL_TOOL_MODULES": "tests.support.tools",
         "CARREL_TEST_EFFECTS": str(data_dir.parent / "effects"),

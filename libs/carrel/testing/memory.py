@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carrel.replay import Answered, Journal, StepRecord
+from carrel.replay import Answered, Journal, StepKind, StepRecord
 
 
 class JournalInMemory:
@@ -27,6 +27,11 @@ class JournalInMemory:
     def keep(self, step: StepRecord) -> None:
         """Keeps the step, and all before it."""
         self.hold_back(step)
+        self.flush()
+
+    def close(self) -> None:
+        """Keeps what a reader of the journal should find at the end. Times that nothing has followed from are let go."""
+        self._held_back = [step for step in self._held_back if step.kind is not StepKind.LOCAL]
         self.flush()
 
     def flush(self) -> None:

@@ -187,6 +187,7 @@ class AgentRun:
             result = await agent.perform(RunContext(LocalPort(attempt, agent.name)), from_json(self._input_json))
             if self._given_up is not None:
                 raise self._given_up
+            self.journal.close()
             result = from_json(result_json("The agent", result))
         except AgentError as error:
             failure = self._given_up or error

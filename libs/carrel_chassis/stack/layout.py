@@ -93,6 +93,11 @@ PORT_OFFSETS: Mapping[str, int] = {
 _HIGHEST_PORT = 65_535
 # What a process needs of ours to run at all; everything else (cloud keys, proxies, PG*) stays out.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+_HANDED_ON = {
+    "execution": ("CARREL_AGENT_MODULES", "CARREL_ISOLATED_AGENTS", "CARREL_MODELS_FILE", "CARREL_PRICES_FILE"),
+    "tools": ("CARREL_TOOL_MODULES", "CARREL_HTTP_HOSTS"),
+}
+"""What whoever starts the system says to one service by the environment; no other sees it."""
 
 
 def choose_ports(base: int) -> dict[str, int]:
@@ -141,7 +146,8 @@ class Surroundings:
         )
         for setting, role in service.database_roles.items():
             settings[setting] = self.database_urls[role]
-        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        names = (*_INHERITED, *_HANDED_ON.get(service.name, ()))
+        inherited = {name: os.environ[name] for name in names if name in os.environ}
         named = {f"CARREL_{name}": value for name, value in settings.items()}
         return {**inherited, "PYTHONUNBUFFERED": "1", **named, **self.extra}
 

@@ -113,6 +113,35 @@ def test_the_example_is_what_its_generator_writes(tmp_path: Path) -> None:
     assert (tmp_path / "again.csv").read_bytes() == example_trace().read_bytes()
 
 
+def burst(minutes: int = 200, at: int = 150, requests: int = 40) -> list[str]:
+    """One request a minute, from the middle on two, and in one minute many; more minutes than a chart has bars."""
+    rows = []
+    for minute in range(minutes):
+        count = requests if minute == at else 1 + (minute >= minutes // 2)
+        time = f"2023-11-16 {minute // 60:02d}:{minute % 60:02d}"
+        rows += [f"{time}:{second:02d},{100 + minute},{second}" for second in range(count)]
+    return rows
+
+
+async def test_a_burst_and_a_rise_are_found(ask: Ask, write: Write) -> None:
+    path = write(HEADER, *burst())
+    report = await ask(path, "When is the peak?")
+    same_facts(report, path)
+    unusual = report["facts"]["unusual_minutes"]
+    assert unusual["minutes"] == 1 and unusual["highest"] == [{"minute": "2023-11-16T02:30", "requests": 40}]
+    assert report["facts"]["over_time"]["bucket_minutes"] == 4 and len(report["facts"]["over_time"]["buckets"]) == 50
+    statements = {finding["name"]: finding["statement"] for finding in report["findings"]}
+    assert "2023-11-16T02:30 with 40" in statements["unusual_minutes"] and "100 to 238 (138.0 %)" in statements["trend"]
+
+
+async def test_time_without_requests_is_in_the_chart_too(ask: Ask, write: Write) -> None:
+    path = write(HEADER, "2023-11-16 00:00:00,1,1", "2023-11-18 00:00:00,1,1")
+    report = await ask(path)
+    same_facts(report, path)
+    buckets = report["facts"]["over_time"]["buckets"]
+    assert buckets[0] == buckets[-1] == [1, 1, 1] and buckets[1:-1] == [[0, 0, 0]] * (len(buckets) - 2)
+
+
 async def test_prompts_that_repeat_are_counted_by_their_hash_where_there_is_one(ask: Ask, write: Write) -> None:
     rows = [
         "2023-11-16 18:15:46,10,1,a",

@@ -48,6 +48,19 @@ async def test_a_number_that_was_not_computed_is_removed_with_its_sentence_and_t
         assert "4,711" not in text and "had a number that was not computed" in text
 
 
+async def test_a_number_of_the_question_is_no_fact(ask: Ask, write: Write, record: Record) -> None:
+    record.written.append("It costs 4711 USD. So it is.")
+    report = await ask(write(*TRACE), "Does it cost 4711 USD?")
+    assert report["narrative"] == {"text": "So it is.", "removed": ["It costs 4711 USD."]}
+
+
+async def test_a_text_without_end_is_cut_between_words(ask: Ask, write: Write, record: Record) -> None:
+    record.written.append("There are 750 input tokens. " * 1000)
+    report = await ask(write(*TRACE))
+    assert 5000 < len(report["narrative"]["text"]) <= 6000
+    assert report["narrative"]["removed"] == []
+
+
 async def test_the_model_is_given_the_facts_and_the_question(ask: Ask, write: Write, record: Record) -> None:
     record.written.append("Yes.")
     report = await ask(write(*TRACE))

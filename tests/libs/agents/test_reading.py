@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from carrel_agents.goals import judge, read_goals
 from carrel_agents.questions import category, wanted_columns
 from carrel_agents.time_range import find_time_range
+from carrel_agents.values import TimeRange
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,14 @@ def test_a_moment_lasts_as_long_as_it_is_exact(question: str, begin: str, end: s
 )
 def test_nothing_else_is_taken_for_a_time(question: str) -> None:
     assert find_time_range(question) == (None, ())
+
+
+@pytest.mark.parametrize(
+    "moment", ["2023-11-16", "2023-11-16T00:00:00' OR true --", "2023-11-16T00:00:00\n", "٢٠٢٣-11-16T00:00:00"]
+)
+def test_nothing_but_a_moment_can_get_into_a_statement(moment: str) -> None:
+    with pytest.raises(ValidationError):
+        TimeRange(begin=moment, end="2023-11-17T00:00:00")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""A pydantic-ai agent as a Carrel agent."""
+"""A pydantic-ai agent as a Carrel agent. It needs carrel[models], and a model in the file that CARREL_MODELS_FILE names.
+
+Its model is the operator's, and its key is not here; its tools are the user's, by way of tool-dispatch. What the model has answered and
+what the tools have done is in the journal: a run that goes on elsewhere does not ask, or pay, again.
+"""
 
 from __future__ import annotations
 
