@@ -178,6 +178,7 @@ class SyncClient(_Waiting[Client]):
     answer_wait = _waited(Client.answer_wait)
     decide_wait = _waited(Client.decide_wait)
     get_run_statistics = _waited(Client.get_run_statistics)
+    get_model_usage = _waited(Client.get_model_usage)
     list_agents = _waited(Client.list_agents)
     watch_run = _iterated(Client.watch_run)
     wait_for_run = _waited(Client.wait_for_run)

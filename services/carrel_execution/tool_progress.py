@@ -15,7 +15,7 @@ Tell = Callable[[str, int, int], Awaitable[None]]
 
 
 class ToolProgress:
-    """A `Tell` for one call: the first that a tool says is told, and then what it says after each pause. `emit` takes a place and an event."""
+    """A `Tell` for one call: the first that a tool says is told, then what it says after each pause. `emit` takes a place and an event."""
 
     def __init__(
         self,

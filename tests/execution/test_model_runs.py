@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from carrel import Client
 from carrel.api.runs.v1 import run_pb2
 from carrel.api.runs.v1 import run_service_pb2 as pb
 from carrel.api.runs.v1 import run_service_pb2_grpc as rpc
+from carrel.errors import NotFound
 from carrel_chassis.stack import Stack
 from tests.execution.test_runs import FAILED, SUCCEEDED, Runs, types
 from tests.support.expect import eventually
@@ -109,6 +111,13 @@ async def test_usage_is_summed_for_its_user_and_for_nobody_else(place: Place) ->
     ]
     eves = await stub.GetRunStatistics(request, metadata=eve.metadata, timeout=10)
     assert not eves.model_usage
+    address = place.system.addresses["gateway"]
+    async with Client(address, ada.token) as adas_client, Client(address, eve.token) as eves_client:
+        assert [usage.calls for usage in await adas_client.get_model_usage()] == [2, 1]
+        assert [usage.model for usage in (await adas_client.get_run(run.run_id)).model_usage] == ["unpriced"]
+        assert await eves_client.get_model_usage() == []
+        with pytest.raises(NotFound):
+            await eves_client.get_run(run.run_id)
 
 
 async def test_an_agent_in_a_process_asks_through_the_service(place: Place) -> None:

@@ -10,6 +10,7 @@ from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.runs.v1.run_pb2 import (
     Agent,
     BusyThread,
+    ModelUsage,
     OnDisconnect,
     Run,
     RunState,
@@ -110,6 +111,11 @@ class RunCalls(Calls):
         """How the user's runs of the last days, 30 unless said, ended, by agent; the last entry has no name and holds all."""
         request = pb.GetRunStatisticsRequest(days=days)
         return list((await self._caller.repeat(self._stub.GetRunStatistics, request)).statistics)
+
+    async def get_model_usage(self, days: int = 0) -> list[ModelUsage]:
+        """What the user's runs of the last days, 30 unless said, have taken of language models, by model; of one run: `get_run`."""
+        request = pb.GetRunStatisticsRequest(days=days)
+        return list((await self._caller.repeat(self._stub.GetRunStatistics, request)).model_usage)
 
     async def list_agents(self) -> list[Agent]:
         """The agents that can be started, by name."""

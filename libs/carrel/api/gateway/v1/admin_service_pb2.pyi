@@ -8,6 +8,7 @@ from carrel.api.context.v1 import directory_service_pb2 as _directory_service_pb
 from carrel.api.context.v1 import revocation_service_pb2 as _revocation_service_pb2
 from carrel.api.context.v1 import user_context_pb2 as _user_context_pb2
 from carrel.api.runs.v1 import run_pb2 as _run_pb2
+from carrel.api.runs.v1 import worker_pb2 as _worker_pb2
 from carrel.api.tools.v1 import policy_service_pb2 as _policy_service_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -921,6 +922,45 @@ class GetOverallRunStatisticsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetOverallRunStatisticsResponse: _TypeAlias = GetOverallRunStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class InspectWorkerRequest(_message.Message):
+    """Asks for a process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectWorkerRequest: _TypeAlias = InspectWorkerRequest  # noqa: Y015
+
+@_typing.final
+class InspectWorkerResponse(_message.Message):
+    """The process that has answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def worker(self) -> _worker_pb2.Worker: ...
+    def __init__(
+        self,
+        *,
+        worker: _worker_pb2.Worker | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectWorkerResponse: _TypeAlias = InspectWorkerResponse  # noqa: Y015
 
 @_typing.final
 class GetToolPolicyRequest(_message.Message):

@@ -121,6 +121,11 @@ class AdminServiceStub:
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.GetOverallRunStatisticsRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.GetOverallRunStatisticsResponse.FromString,
                 _registered_method=True)
+        self.InspectWorker = channel.unary_unary(
+                '/carrel.api.gateway.v1.AdminService/InspectWorker',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.InspectWorkerRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.InspectWorkerResponse.FromString,
+                _registered_method=True)
         self.GetToolPolicy = channel.unary_unary(
                 '/carrel.api.gateway.v1.AdminService/GetToolPolicy',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.GetToolPolicyRequest.SerializeToString,
@@ -278,6 +283,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectWorker(self, request, context):
+        """Looks at one process that works on runs: its instances of agents, its memory, what it has left out and how it is set. It is about
+        the installation, so it takes the scope for all tenants too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetToolPolicy(self, request, context):
         """Returns the rules of the caller's tenant: its own, or the built-in ones as long as it has set none (their version is 0).
         """
@@ -397,6 +410,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetOverallRunStatistics,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.GetOverallRunStatisticsRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.GetOverallRunStatisticsResponse.SerializeToString,
+            ),
+            'InspectWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectWorker,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.InspectWorkerRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.InspectWorkerResponse.SerializeToString,
             ),
             'GetToolPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetToolPolicy,
@@ -880,6 +898,33 @@ class AdminService:
             '/carrel.api.gateway.v1.AdminService/GetOverallRunStatistics',
             carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.GetOverallRunStatisticsRequest.SerializeToString,
             carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.GetOverallRunStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.AdminService/InspectWorker',
+            carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.InspectWorkerRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_admin__service__pb2.InspectWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -87,6 +87,10 @@ class AdminServiceStub:
     """Lists the services that may prove who they are, with the fingerprints of their keys."""
     GetOverallRunStatistics: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetOverallRunStatisticsRequest, _admin_service_pb2.GetOverallRunStatisticsResponse]
     """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
+    InspectWorker: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.InspectWorkerRequest, _admin_service_pb2.InspectWorkerResponse]
+    """Looks at one process that works on runs: its instances of agents, its memory, what it has left out and how it is set. It is about
+    the installation, so it takes the scope for all tenants too.
+    """
     GetToolPolicy: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetToolPolicyRequest, _admin_service_pb2.GetToolPolicyResponse]
     """Returns the rules of the caller's tenant: its own, or the built-in ones as long as it has set none (their version is 0)."""
     SetToolPolicy: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SetToolPolicyRequest, _admin_service_pb2.SetToolPolicyResponse]
@@ -161,6 +165,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Lists the services that may prove who they are, with the fingerprints of their keys."""
     GetOverallRunStatistics: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetOverallRunStatisticsRequest, _admin_service_pb2.GetOverallRunStatisticsResponse]  # type: ignore[assignment]
     """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
+    InspectWorker: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.InspectWorkerRequest, _admin_service_pb2.InspectWorkerResponse]  # type: ignore[assignment]
+    """Looks at one process that works on runs: its instances of agents, its memory, what it has left out and how it is set. It is about
+    the installation, so it takes the scope for all tenants too.
+    """
     GetToolPolicy: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetToolPolicyRequest, _admin_service_pb2.GetToolPolicyResponse]  # type: ignore[assignment]
     """Returns the rules of the caller's tenant: its own, or the built-in ones as long as it has set none (their version is 0)."""
     SetToolPolicy: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SetToolPolicyRequest, _admin_service_pb2.SetToolPolicyResponse]  # type: ignore[assignment]
@@ -334,6 +342,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetOverallRunStatisticsResponse, _abc.Awaitable[_admin_service_pb2.GetOverallRunStatisticsResponse]]:
         """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
+
+    @_abc_1.abstractmethod
+    def InspectWorker(
+        self,
+        request: _admin_service_pb2.InspectWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.InspectWorkerResponse, _abc.Awaitable[_admin_service_pb2.InspectWorkerResponse]]:
+        """Looks at one process that works on runs: its instances of agents, its memory, what it has left out and how it is set. It is about
+        the installation, so it takes the scope for all tenants too.
+        """
 
     @_abc_1.abstractmethod
     def GetToolPolicy(

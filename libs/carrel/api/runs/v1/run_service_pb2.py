@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from carrel.api.policy.v1 import policy_pb2 as carrel_dot_api_dot_policy_dot_v1_dot_policy__pb2
 from carrel.api.runs.v1 import run_pb2 as carrel_dot_api_dot_runs_dot_v1_dot_run__pb2
+from carrel.api.runs.v1 import worker_pb2 as carrel_dot_api_dot_runs_dot_v1_dot_worker__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$carrel/api/runs/v1/run_service.proto\x12\x12\x63\x61rrel.api.runs.v1\x1a!carrel/api/policy/v1/policy.proto\x1a\x1c\x63\x61rrel/api/runs/v1/run.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x02\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x12\n\ninput_json\x18\x03 \x01(\t\x12\x11\n\tthread_id\x18\x04 \x01(\t\x12\x33\n\x0b\x62usy_thread\x18\x05 \x01(\x0e\x32\x1e.carrel.api.runs.v1.BusyThread\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x37\n\x13\x65\x61rliest_start_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\ron_disconnect\x18\n \x01(\x0e\x32 .carrel.api.runs.v1.OnDisconnect\"8\n\x10StartRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"y\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.carrel.api.runs.v1.RunState\x12\x11\n\tthread_id\x18\x04 \x01(\t\"R\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.carrel.api.runs.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa5\x01\n\x11\x43\x61ncelRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\x12\x32\n\x07stopped\x18\x02 \x03(\x0b\x32!.carrel.api.runs.v1.CancelledPart\x12\x36\n\x0bnot_stopped\x18\x03 \x03(\x0b\x32!.carrel.api.runs.v1.CancelledPart\"6\n\x10RepeatRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"9\n\x11RepeatRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"\"\n\x10\x46ollowRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"<\n\x11\x46ollowRunResponse\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x10ListStepsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x11ListStepsResponse\x12\'\n\x05steps\x18\x01 \x03(\x0b\x32\x18.carrel.api.runs.v1.Step\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x10ListWaitsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12-\n\x06states\x18\x04 \x03(\x0e\x32\x1d.carrel.api.runs.v1.WaitState\"U\n\x11ListWaitsResponse\x12\'\n\x05waits\x18\x01 \x03(\x0b\x32\x18.carrel.api.runs.v1.Wait\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x01\n\x12ResolveWaitRequest\x12\x0f\n\x07wait_id\x18\x01 \x01(\t\x12\x15\n\x0b\x61nswer_json\x18\x02 \x01(\tH\x00\x12\x38\n\x08\x61pproval\x18\x03 \x01(\x0b\x32$.carrel.api.runs.v1.ApprovalDecisionH\x00\x42\x08\n\x06\x61nswer\">\n\x10\x41pprovalDecision\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x18\n\x10\x61rguments_digest\x18\x02 \x01(\t\"=\n\x13ResolveWaitResponse\x12&\n\x04wait\x18\x01 \x01(\x0b\x32\x18.carrel.api.runs.v1.Wait\"\'\n\x17GetRunStatisticsRequest\x12\x0c\n\x04\x64\x61ys\x18\x01 \x01(\r\"\x86\x01\n\x18GetRunStatisticsResponse\x12\x35\n\nstatistics\x18\x01 \x03(\x0b\x32!.carrel.api.runs.v1.RunStatistics\x12\x33\n\x0bmodel_usage\x18\x02 \x03(\x0b\x32\x1e.carrel.api.runs.v1.ModelUsage\".\n\x1eGetOverallRunStatisticsRequest\x12\x0c\n\x04\x64\x61ys\x18\x01 \x01(\r\"X\n\x1fGetOverallRunStatisticsResponse\x12\x35\n\nstatistics\x18\x01 \x03(\x0b\x32!.carrel.api.runs.v1.RunStatistics\"\x13\n\x11ListAgentsRequest\"?\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.carrel.api.runs.v1.Agent2\xf3\n\n\nRunService\x12i\n\x08StartRun\x12#.carrel.api.runs.v1.StartRunRequest\x1a$.carrel.api.runs.v1.StartRunResponse\"\x12\x8a\xc0\x18\x0e\x08\x01\x12\nruns.start\x12\x62\n\x06GetRun\x12!.carrel.api.runs.v1.GetRunRequest\x1a\".carrel.api.runs.v1.GetRunResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12h\n\x08ListRuns\x12#.carrel.api.runs.v1.ListRunsRequest\x1a$.carrel.api.runs.v1.ListRunsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12o\n\tCancelRun\x12$.carrel.api.runs.v1.CancelRunRequest\x1a%.carrel.api.runs.v1.CancelRunResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\x0bruns.cancel <\x12l\n\tRepeatRun\x12$.carrel.api.runs.v1.RepeatRunRequest\x1a%.carrel.api.runs.v1.RepeatRunResponse\"\x12\x8a\xc0\x18\x0e\x08\x01\x12\nruns.start\x12k\n\tFollowRun\x12$.carrel.api.runs.v1.FollowRunRequest\x1a%.carrel.api.runs.v1.FollowRunResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12k\n\tListSteps\x12$.carrel.api.runs.v1.ListStepsRequest\x1a%.carrel.api.runs.v1.ListStepsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12k\n\tListWaits\x12$.carrel.api.runs.v1.ListWaitsRequest\x1a%.carrel.api.runs.v1.ListWaitsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12t\n\x0bResolveWait\x12&.carrel.api.runs.v1.ResolveWaitRequest\x1a\'.carrel.api.runs.v1.ResolveWaitResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0cruns.resolve\x12\x80\x01\n\x10GetRunStatistics\x12+.carrel.api.runs.v1.GetRunStatisticsRequest\x1a,.carrel.api.runs.v1.GetRunStatisticsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12\x9c\x01\n\x17GetOverallRunStatistics\x12\x32.carrel.api.runs.v1.GetOverallRunStatisticsRequest\x1a\x33.carrel.api.runs.v1.GetOverallRunStatisticsResponse\"\x18\x8a\xc0\x18\x14\x08\x01\x12\x10\x61\x64min.statistics\x12n\n\nListAgents\x12%.carrel.api.runs.v1.ListAgentsRequest\x1a&.carrel.api.runs.v1.ListAgentsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.readb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$carrel/api/runs/v1/run_service.proto\x12\x12\x63\x61rrel.api.runs.v1\x1a!carrel/api/policy/v1/policy.proto\x1a\x1c\x63\x61rrel/api/runs/v1/run.proto\x1a\x1f\x63\x61rrel/api/runs/v1/worker.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x02\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x12\n\ninput_json\x18\x03 \x01(\t\x12\x11\n\tthread_id\x18\x04 \x01(\t\x12\x33\n\x0b\x62usy_thread\x18\x05 \x01(\x0e\x32\x1e.carrel.api.runs.v1.BusyThread\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x37\n\x13\x65\x61rliest_start_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x37\n\ron_disconnect\x18\n \x01(\x0e\x32 .carrel.api.runs.v1.OnDisconnect\"8\n\x10StartRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"\x1f\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"6\n\x0eGetRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"y\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12,\n\x06states\x18\x03 \x03(\x0e\x32\x1c.carrel.api.runs.v1.RunState\x12\x11\n\tthread_id\x18\x04 \x01(\t\"R\n\x10ListRunsResponse\x12%\n\x04runs\x18\x01 \x03(\x0b\x32\x17.carrel.api.runs.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa5\x01\n\x11\x43\x61ncelRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\x12\x32\n\x07stopped\x18\x02 \x03(\x0b\x32!.carrel.api.runs.v1.CancelledPart\x12\x36\n\x0bnot_stopped\x18\x03 \x03(\x0b\x32!.carrel.api.runs.v1.CancelledPart\"6\n\x10RepeatRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"9\n\x11RepeatRunResponse\x12$\n\x03run\x18\x01 \x01(\x0b\x32\x17.carrel.api.runs.v1.Run\"\"\n\x10\x46ollowRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"<\n\x11\x46ollowRunResponse\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x10ListStepsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x11ListStepsResponse\x12\'\n\x05steps\x18\x01 \x03(\x0b\x32\x18.carrel.api.runs.v1.Step\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"x\n\x10ListWaitsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12-\n\x06states\x18\x04 \x03(\x0e\x32\x1d.carrel.api.runs.v1.WaitState\"U\n\x11ListWaitsResponse\x12\'\n\x05waits\x18\x01 \x03(\x0b\x32\x18.carrel.api.runs.v1.Wait\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x01\n\x12ResolveWaitRequest\x12\x0f\n\x07wait_id\x18\x01 \x01(\t\x12\x15\n\x0b\x61nswer_json\x18\x02 \x01(\tH\x00\x12\x38\n\x08\x61pproval\x18\x03 \x01(\x0b\x32$.carrel.api.runs.v1.ApprovalDecisionH\x00\x42\x08\n\x06\x61nswer\">\n\x10\x41pprovalDecision\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x18\n\x10\x61rguments_digest\x18\x02 \x01(\t\"=\n\x13ResolveWaitResponse\x12&\n\x04wait\x18\x01 \x01(\x0b\x32\x18.carrel.api.runs.v1.Wait\"\'\n\x17GetRunStatisticsRequest\x12\x0c\n\x04\x64\x61ys\x18\x01 \x01(\r\"\x86\x01\n\x18GetRunStatisticsResponse\x12\x35\n\nstatistics\x18\x01 \x03(\x0b\x32!.carrel.api.runs.v1.RunStatistics\x12\x33\n\x0bmodel_usage\x18\x02 \x03(\x0b\x32\x1e.carrel.api.runs.v1.ModelUsage\".\n\x1eGetOverallRunStatisticsRequest\x12\x0c\n\x04\x64\x61ys\x18\x01 \x01(\r\"X\n\x1fGetOverallRunStatisticsResponse\x12\x35\n\nstatistics\x18\x01 \x03(\x0b\x32!.carrel.api.runs.v1.RunStatistics\"\x16\n\x14InspectWorkerRequest\"C\n\x15InspectWorkerResponse\x12*\n\x06worker\x18\x01 \x01(\x0b\x32\x1a.carrel.api.runs.v1.Worker\"\x13\n\x11ListAgentsRequest\"?\n\x12ListAgentsResponse\x12)\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x19.carrel.api.runs.v1.Agent2\x83\x0c\n\nRunService\x12i\n\x08StartRun\x12#.carrel.api.runs.v1.StartRunRequest\x1a$.carrel.api.runs.v1.StartRunResponse\"\x12\x8a\xc0\x18\x0e\x08\x01\x12\nruns.start\x12\x62\n\x06GetRun\x12!.carrel.api.runs.v1.GetRunRequest\x1a\".carrel.api.runs.v1.GetRunResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12h\n\x08ListRuns\x12#.carrel.api.runs.v1.ListRunsRequest\x1a$.carrel.api.runs.v1.ListRunsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12o\n\tCancelRun\x12$.carrel.api.runs.v1.CancelRunRequest\x1a%.carrel.api.runs.v1.CancelRunResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\x0bruns.cancel <\x12l\n\tRepeatRun\x12$.carrel.api.runs.v1.RepeatRunRequest\x1a%.carrel.api.runs.v1.RepeatRunResponse\"\x12\x8a\xc0\x18\x0e\x08\x01\x12\nruns.start\x12k\n\tFollowRun\x12$.carrel.api.runs.v1.FollowRunRequest\x1a%.carrel.api.runs.v1.FollowRunResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12k\n\tListSteps\x12$.carrel.api.runs.v1.ListStepsRequest\x1a%.carrel.api.runs.v1.ListStepsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12k\n\tListWaits\x12$.carrel.api.runs.v1.ListWaitsRequest\x1a%.carrel.api.runs.v1.ListWaitsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12t\n\x0bResolveWait\x12&.carrel.api.runs.v1.ResolveWaitRequest\x1a\'.carrel.api.runs.v1.ResolveWaitResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0cruns.resolve\x12\x80\x01\n\x10GetRunStatistics\x12+.carrel.api.runs.v1.GetRunStatisticsRequest\x1a,.carrel.api.runs.v1.GetRunStatisticsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read\x12\x9c\x01\n\x17GetOverallRunStatistics\x12\x32.carrel.api.runs.v1.GetOverallRunStatisticsRequest\x1a\x33.carrel.api.runs.v1.GetOverallRunStatisticsResponse\"\x18\x8a\xc0\x18\x14\x08\x01\x12\x10\x61\x64min.statistics\x12\x8d\x01\n\rInspectWorker\x12(.carrel.api.runs.v1.InspectWorkerRequest\x1a).carrel.api.runs.v1.InspectWorkerResponse\"\'\x8a\xc0\x18#\x08\x01\x12\x10\x61\x64min.statistics\x12\radmin.tenants\x12n\n\nListAgents\x12%.carrel.api.runs.v1.ListAgentsRequest\x1a&.carrel.api.runs.v1.ListAgentsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.readb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,58 +58,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSERVICE'].methods_by_name['GetRunStatistics']._serialized_options = b'\212\300\030\r\010\001\022\truns.read'
   _globals['_RUNSERVICE'].methods_by_name['GetOverallRunStatistics']._loaded_options = None
   _globals['_RUNSERVICE'].methods_by_name['GetOverallRunStatistics']._serialized_options = b'\212\300\030\024\010\001\022\020admin.statistics'
+  _globals['_RUNSERVICE'].methods_by_name['InspectWorker']._loaded_options = None
+  _globals['_RUNSERVICE'].methods_by_name['InspectWorker']._serialized_options = b'\212\300\030#\010\001\022\020admin.statistics\022\radmin.tenants'
   _globals['_RUNSERVICE'].methods_by_name['ListAgents']._loaded_options = None
   _globals['_RUNSERVICE'].methods_by_name['ListAgents']._serialized_options = b'\212\300\030\r\010\001\022\truns.read'
-  _globals['_STARTRUNREQUEST']._serialized_start=191
-  _globals['_STARTRUNREQUEST']._serialized_end=557
-  _globals['_STARTRUNRESPONSE']._serialized_start=559
-  _globals['_STARTRUNRESPONSE']._serialized_end=615
-  _globals['_GETRUNREQUEST']._serialized_start=617
-  _globals['_GETRUNREQUEST']._serialized_end=648
-  _globals['_GETRUNRESPONSE']._serialized_start=650
-  _globals['_GETRUNRESPONSE']._serialized_end=704
-  _globals['_LISTRUNSREQUEST']._serialized_start=706
-  _globals['_LISTRUNSREQUEST']._serialized_end=827
-  _globals['_LISTRUNSRESPONSE']._serialized_start=829
-  _globals['_LISTRUNSRESPONSE']._serialized_end=911
-  _globals['_CANCELRUNREQUEST']._serialized_start=913
-  _globals['_CANCELRUNREQUEST']._serialized_end=1004
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1007
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1172
-  _globals['_REPEATRUNREQUEST']._serialized_start=1174
-  _globals['_REPEATRUNREQUEST']._serialized_end=1228
-  _globals['_REPEATRUNRESPONSE']._serialized_start=1230
-  _globals['_REPEATRUNRESPONSE']._serialized_end=1287
-  _globals['_FOLLOWRUNREQUEST']._serialized_start=1289
-  _globals['_FOLLOWRUNREQUEST']._serialized_end=1323
-  _globals['_FOLLOWRUNRESPONSE']._serialized_start=1325
-  _globals['_FOLLOWRUNRESPONSE']._serialized_end=1385
-  _globals['_LISTSTEPSREQUEST']._serialized_start=1387
-  _globals['_LISTSTEPSREQUEST']._serialized_end=1460
-  _globals['_LISTSTEPSRESPONSE']._serialized_start=1462
-  _globals['_LISTSTEPSRESPONSE']._serialized_end=1547
-  _globals['_LISTWAITSREQUEST']._serialized_start=1549
-  _globals['_LISTWAITSREQUEST']._serialized_end=1669
-  _globals['_LISTWAITSRESPONSE']._serialized_start=1671
-  _globals['_LISTWAITSRESPONSE']._serialized_end=1756
-  _globals['_RESOLVEWAITREQUEST']._serialized_start=1759
-  _globals['_RESOLVEWAITREQUEST']._serialized_end=1887
-  _globals['_APPROVALDECISION']._serialized_start=1889
-  _globals['_APPROVALDECISION']._serialized_end=1951
-  _globals['_RESOLVEWAITRESPONSE']._serialized_start=1953
-  _globals['_RESOLVEWAITRESPONSE']._serialized_end=2014
-  _globals['_GETRUNSTATISTICSREQUEST']._serialized_start=2016
-  _globals['_GETRUNSTATISTICSREQUEST']._serialized_end=2055
-  _globals['_GETRUNSTATISTICSRESPONSE']._serialized_start=2058
-  _globals['_GETRUNSTATISTICSRESPONSE']._serialized_end=2192
-  _globals['_GETOVERALLRUNSTATISTICSREQUEST']._serialized_start=2194
-  _globals['_GETOVERALLRUNSTATISTICSREQUEST']._serialized_end=2240
-  _globals['_GETOVERALLRUNSTATISTICSRESPONSE']._serialized_start=2242
-  _globals['_GETOVERALLRUNSTATISTICSRESPONSE']._serialized_end=2330
-  _globals['_LISTAGENTSREQUEST']._serialized_start=2332
-  _globals['_LISTAGENTSREQUEST']._serialized_end=2351
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=2353
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=2416
-  _globals['_RUNSERVICE']._serialized_start=2419
-  _globals['_RUNSERVICE']._serialized_end=3814
+  _globals['_STARTRUNREQUEST']._serialized_start=224
+  _globals['_STARTRUNREQUEST']._serialized_end=590
+  _globals['_STARTRUNRESPONSE']._serialized_start=592
+  _globals['_STARTRUNRESPONSE']._serialized_end=648
+  _globals['_GETRUNREQUEST']._serialized_start=650
+  _globals['_GETRUNREQUEST']._serialized_end=681
+  _globals['_GETRUNRESPONSE']._serialized_start=683
+  _globals['_GETRUNRESPONSE']._serialized_end=737
+  _globals['_LISTRUNSREQUEST']._serialized_start=739
+  _globals['_LISTRUNSREQUEST']._serialized_end=860
+  _globals['_LISTRUNSRESPONSE']._serialized_start=862
+  _globals['_LISTRUNSRESPONSE']._serialized_end=944
+  _globals['_CANCELRUNREQUEST']._serialized_start=946
+  _globals['_CANCELRUNREQUEST']._serialized_end=1037
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1040
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1205
+  _globals['_REPEATRUNREQUEST']._serialized_start=1207
+  _globals['_REPEATRUNREQUEST']._serialized_end=1261
+  _globals['_REPEATRUNRESPONSE']._serialized_start=1263
+  _globals['_REPEATRUNRESPONSE']._serialized_end=1320
+  _globals['_FOLLOWRUNREQUEST']._serialized_start=1322
+  _globals['_FOLLOWRUNREQUEST']._serialized_end=1356
+  _globals['_FOLLOWRUNRESPONSE']._serialized_start=1358
+  _globals['_FOLLOWRUNRESPONSE']._serialized_end=1418
+  _globals['_LISTSTEPSREQUEST']._serialized_start=1420
+  _globals['_LISTSTEPSREQUEST']._serialized_end=1493
+  _globals['_LISTSTEPSRESPONSE']._serialized_start=1495
+  _globals['_LISTSTEPSRESPONSE']._serialized_end=1580
+  _globals['_LISTWAITSREQUEST']._serialized_start=1582
+  _globals['_LISTWAITSREQUEST']._serialized_end=1702
+  _globals['_LISTWAITSRESPONSE']._serialized_start=1704
+  _globals['_LISTWAITSRESPONSE']._serialized_end=1789
+  _globals['_RESOLVEWAITREQUEST']._serialized_start=1792
+  _globals['_RESOLVEWAITREQUEST']._serialized_end=1920
+  _globals['_APPROVALDECISION']._serialized_start=1922
+  _globals['_APPROVALDECISION']._serialized_end=1984
+  _globals['_RESOLVEWAITRESPONSE']._serialized_start=1986
+  _globals['_RESOLVEWAITRESPONSE']._serialized_end=2047
+  _globals['_GETRUNSTATISTICSREQUEST']._serialized_start=2049
+  _globals['_GETRUNSTATISTICSREQUEST']._serialized_end=2088
+  _globals['_GETRUNSTATISTICSRESPONSE']._serialized_start=2091
+  _globals['_GETRUNSTATISTICSRESPONSE']._serialized_end=2225
+  _globals['_GETOVERALLRUNSTATISTICSREQUEST']._serialized_start=2227
+  _globals['_GETOVERALLRUNSTATISTICSREQUEST']._serialized_end=2273
+  _globals['_GETOVERALLRUNSTATISTICSRESPONSE']._serialized_start=2275
+  _globals['_GETOVERALLRUNSTATISTICSRESPONSE']._serialized_end=2363
+  _globals['_INSPECTWORKERREQUEST']._serialized_start=2365
+  _globals['_INSPECTWORKERREQUEST']._serialized_end=2387
+  _globals['_INSPECTWORKERRESPONSE']._serialized_start=2389
+  _globals['_INSPECTWORKERRESPONSE']._serialized_end=2456
+  _globals['_LISTAGENTSREQUEST']._serialized_start=2458
+  _globals['_LISTAGENTSREQUEST']._serialized_end=2477
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=2479
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=2542
+  _globals['_RUNSERVICE']._serialized_start=2545
+  _globals['_RUNSERVICE']._serialized_end=4084
 # @@protoc_insertion_point(module_scope)

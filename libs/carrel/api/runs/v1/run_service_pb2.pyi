@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from carrel.api.runs.v1 import run_pb2 as _run_pb2
+from carrel.api.runs.v1 import worker_pb2 as _worker_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -653,6 +654,45 @@ class GetOverallRunStatisticsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetOverallRunStatisticsResponse: _TypeAlias = GetOverallRunStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class InspectWorkerRequest(_message.Message):
+    """Asks for the process that answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectWorkerRequest: _TypeAlias = InspectWorkerRequest  # noqa: Y015
+
+@_typing.final
+class InspectWorkerResponse(_message.Message):
+    """The process that has answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def worker(self) -> _worker_pb2.Worker: ...
+    def __init__(
+        self,
+        *,
+        worker: _worker_pb2.Worker | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectWorkerResponse: _TypeAlias = InspectWorkerResponse  # noqa: Y015
 
 @_typing.final
 class ListAgentsRequest(_message.Message):

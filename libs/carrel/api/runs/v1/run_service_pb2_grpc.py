@@ -90,6 +90,11 @@ class RunServiceStub:
                 request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsResponse.FromString,
                 _registered_method=True)
+        self.InspectWorker = channel.unary_unary(
+                '/carrel.api.runs.v1.RunService/InspectWorker',
+                request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.InspectWorkerRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.InspectWorkerResponse.FromString,
+                _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/carrel.api.runs.v1.RunService/ListAgents',
                 request_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.ListAgentsRequest.SerializeToString,
@@ -189,6 +194,14 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectWorker(self, request, context):
+        """Looks at the process that answers: its instances of agents, its memory, what it has left out and how it is set. Where several work
+        on runs, each knows itself only; their metrics pages tell the same of each. It is about the installation, not about a tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAgents(self, request, context):
         """Lists the agents that can be started.
         """
@@ -253,6 +266,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.GetOverallRunStatistics,
                     request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsRequest.FromString,
                     response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsResponse.SerializeToString,
+            ),
+            'InspectWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectWorker,
+                    request_deserializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.InspectWorkerRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.InspectWorkerResponse.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
@@ -558,6 +576,33 @@ class RunService:
             '/carrel.api.runs.v1.RunService/GetOverallRunStatistics',
             carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsRequest.SerializeToString,
             carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.GetOverallRunStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.runs.v1.RunService/InspectWorker',
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.InspectWorkerRequest.SerializeToString,
+            carrel_dot_api_dot_runs_dot_v1_dot_run__service__pb2.InspectWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,10 @@ class RunServiceStub:
     """How the user's runs ended, by agent."""
     GetOverallRunStatistics: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetOverallRunStatisticsRequest, _run_service_pb2.GetOverallRunStatisticsResponse]
     """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
+    InspectWorker: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.InspectWorkerRequest, _run_service_pb2.InspectWorkerResponse]
+    """Looks at the process that answers: its instances of agents, its memory, what it has left out and how it is set. Where several work
+    on runs, each knows itself only; their metrics pages tell the same of each. It is about the installation, not about a tenant.
+    """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListAgentsRequest, _run_service_pb2.ListAgentsResponse]
     """Lists the agents that can be started."""
 
@@ -117,6 +121,10 @@ class RunServiceAsyncStub(RunServiceStub):
     """How the user's runs ended, by agent."""
     GetOverallRunStatistics: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetOverallRunStatisticsRequest, _run_service_pb2.GetOverallRunStatisticsResponse]  # type: ignore[assignment]
     """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
+    InspectWorker: _aio.UnaryUnaryMultiCallable[_run_service_pb2.InspectWorkerRequest, _run_service_pb2.InspectWorkerResponse]  # type: ignore[assignment]
+    """Looks at the process that answers: its instances of agents, its memory, what it has left out and how it is set. Where several work
+    on runs, each knows itself only; their metrics pages tell the same of each. It is about the installation, not about a tenant.
+    """
     ListAgents: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListAgentsRequest, _run_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the agents that can be started."""
 
@@ -226,6 +234,16 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.GetOverallRunStatisticsResponse, _abc.Awaitable[_run_service_pb2.GetOverallRunStatisticsResponse]]:
         """How the runs of all users of the caller's tenant ended, by agent; with "admin.tenants", of all tenants. It names no user and no run."""
+
+    @_abc_1.abstractmethod
+    def InspectWorker(
+        self,
+        request: _run_service_pb2.InspectWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.InspectWorkerResponse, _abc.Awaitable[_run_service_pb2.InspectWorkerResponse]]:
+        """Looks at the process that answers: its instances of agents, its memory, what it has left out and how it is set. Where several work
+        on runs, each knows itself only; their metrics pages tell the same of each. It is about the installation, not about a tenant.
+        """
 
     @_abc_1.abstractmethod
     def ListAgents(
