@@ -47,6 +47,7 @@ UNARY: Mapping[str, Route] = {
         "ResolveWait",
         "GetRunStatistics",
         "GetOverallRunStatistics",
+        "InspectWorker",
         "ListAgents",
     ),
     **_routes(

@@ -129,6 +129,7 @@ class SyncAdmin(_Waiting[Admin]):
     rotate_signing_keys = _waited(Admin.rotate_signing_keys)
     list_service_identities = _waited(Admin.list_service_identities)
     get_overall_run_statistics = _waited(Admin.get_overall_run_statistics)
+    inspect_worker = _waited(Admin.inspect_worker)
     get_tool_policy = _waited(Admin.get_tool_policy)
     set_tool_policy = _waited(Admin.set_tool_policy)
     test_tool_policy = _waited(Admin.test_tool_policy)

@@ -105,7 +105,12 @@ class LocalDesk:
         page = rows[offset : offset + max_rows]
         more = len(rows) > offset + max_rows
         following = offset + max_rows if more else None
-        return {"columns": columns, "rows": [list(row) for row in page], "truncated": more, "next": following}
+        return {
+            "columns": columns,
+            "rows": [[_shown(value) for value in row] for row in page],
+            "truncated": more,
+            "next": following,
+        }
 
     async def search(self, words: str, corpora: Sequence[str], max_hits: int, offset: int = 0) -> dict[str, JSON]:
         """The rows that hold all the words, without a ranking."""
@@ -202,3 +207,10 @@ class LocalDesk:
                 return [name for name, *_ in cursor.description or []], cursor.fetchall()
             except duckdb.Error as error:
                 raise ToolFailure("SQL_ERROR", str(error).partition("\n")[0]) from None
+
+
+def _shown(value: JSON) -> JSON:
+    """A value as JSON has it; times in ISO."""
+    if value is None or isinstance(value, bool | int | float | str | list | dict):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -38,7 +38,14 @@ class Check:
 async def check_up(data_dir: Path, port_base: int) -> list[Check]:
     """All checks, in the order in which a start would meet them."""
     addresses = read_stack(data_dir)
-    checks = [_python(), await _postgres(data_dir), await _nats(), await _sandbox(), *_agents(), _data_folder(data_dir)]
+    checks = [
+        _python(),
+        await _postgres(data_dir),
+        await _nats(),
+        *await _confinement(),
+        *_agents(),
+        _data_folder(data_dir),
+    ]
     if addresses is None:
         return [*checks, _ports(port_base), _not_running(data_dir)]
     states = await healths(data_dir, addresses)
@@ -92,12 +99,23 @@ async def _nats() -> Check:
     return Check("nats", "ok", f"{answer.last_line}, {_source(Path(server))}")
 
 
-async def _sandbox() -> Check:
-    """How far this machine shuts in the code of others; tools that need more are refused."""
+async def _confinement() -> list[Check]:
+    """How far this machine shuts in the code of others. Tools that need more are refused; agents in processes make do with less."""
     standing = await asyncio.to_thread(probe)
     if standing.level < Level.KERNEL:
-        return Check("sandbox", "warn", str(standing), "The tool python is refused; use a newer kernel.")
-    return Check("sandbox", "ok", str(standing))
+        return [
+            Check("sandbox", "warn", str(standing), "The tool python is refused; use a newer kernel."),
+            Check(
+                "agent processes",
+                "warn",
+                "confined by limits alone: they reach files, the network and other processes of their user",
+                "Let nobody bring agents whom you would not give a shell; or use a newer kernel.",
+            ),
+        ]
+    return [
+        Check("sandbox", "ok", str(standing)),
+        Check("agent processes", "ok", "confined by the kernel (Landlock, seccomp)"),
+    ]
 
 
 def _agents() -> list[Check]:

@@ -27,6 +27,7 @@ from carrel_cli import (
     token,
     users,
     waits,
+    worker,
 )
 from carrel_cli.demo import command as demo
 
@@ -67,6 +68,7 @@ app.add_typer(users.app, name="users", rich_help_panel=_ADMIN)
 app.add_typer(keys.app, name="keys", rich_help_panel=_ADMIN)
 app.add_typer(limits.app, name="limits", rich_help_panel=_ADMIN)
 app.add_typer(revoke.app, name="revoke", rich_help_panel=_ADMIN)
+app.command("worker", rich_help_panel=_ADMIN)(worker.worker)
 app.command("run", rich_help_panel=_USE)(runs.run)
 app.add_typer(corpus.app, name="corpus", rich_help_panel=_USE)
 app.add_typer(threads.app, name="threads", rich_help_panel=_USE)

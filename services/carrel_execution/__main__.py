@@ -27,6 +27,7 @@ from carrel_execution.due_schedules import DueSchedules
 from carrel_execution.factory import InstanceFactory
 from carrel_execution.follow import Followers
 from carrel_execution.guard import instance_factory, watched_loop
+from carrel_execution.inspection import Inspection
 from carrel_execution.journal_store import JournalStore
 from carrel_execution.leases import Leases
 from carrel_execution.models import open_models
@@ -97,7 +98,15 @@ async def serve(settings: ExecutionSettings, stop: asyncio.Event) -> None:
         server = RpcServer(settings, trust.authenticator(keys, revocations), revocations, trust.server_credentials())
         server.register(
             add_RunServiceServicer_to_server,
-            RunServicer(operations, Cancelling(operations, worker), waits, followers, statistics, factory.is_isolated),
+            RunServicer(
+                operations,
+                Cancelling(operations, worker),
+                waits,
+                followers,
+                statistics,
+                factory.is_isolated,
+                Inspection(settings, factory, worker, time.time),
+            ),
         )
         server.register(add_ScheduleServiceServicer_to_server, ScheduleServicer(schedules))
         await server.start()

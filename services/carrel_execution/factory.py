@@ -5,21 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
-
-from opentelemetry import metrics
 
 from carrel.agent import JSON, Agent, AgentError, RunPort
 from carrel_chassis.logs import get_logger
 from carrel_execution import keepsakes
 from carrel_execution.in_loop import LoopAgent
+from carrel_execution.instance_counts import InstanceCounts
 from carrel_execution.isolation.host import ProcessHost
 from carrel_execution.isolation.proxy import ProcessAgent
 from carrel_execution.parts import AGENT, PROCESS
 from carrel_execution.registry import AgentRegistry
-
-_MICROSECONDS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Instance(Protocol):
@@ -27,17 +24,6 @@ class Instance(Protocol):
 
     async def run(self, port: RunPort, input: Mapping[str, JSON]) -> JSON:
         """As Agent.run; raises AgentDied when the agent, or what it ran in, is gone."""
-
-
-@dataclass(slots=True)
-class InstanceCounts:
-    """What a process has done with its instances."""
-
-    created: int = 0
-    active: int = 0
-    cleaned: int = 0
-    not_cleaned: int = 0
-    """Of the ended ones, those that did not close, or left tasks that would not end."""
 
 
 class InstanceFactory:
@@ -58,15 +44,6 @@ class InstanceFactory:
         self._processes = processes
         self._isolated = set(isolated)
         self._grace_seconds = grace_seconds
-        meter = metrics.get_meter("carrel")
-        self._active = meter.create_up_down_counter("carrel.agent.instances")
-        self._cleanups = meter.create_counter("carrel.agent.cleanups")
-        self._kept = meter.create_counter("carrel.agent.kept")
-        self._seconds = meter.create_histogram(
-            "carrel.agent.creation.duration",
-            unit="s",
-            explicit_bucket_boundaries_advisory=[each / 1e6 for each in _MICROSECONDS],
-        )
 
     def isolate(self, name: str) -> None:
         """From now on this agent runs in processes of its own."""
@@ -77,6 +54,11 @@ class InstanceFactory:
         if self._processes is None or name not in self.registry.classes:
             return False
         return bool(self._isolated & {name, "*"}) or self.registry.isolation(name) == "process"
+
+    @property
+    def confined_by_kernel(self) -> bool:
+        """Whether Landlock and seccomp confine agents in processes, beside what a process can do to itself everywhere."""
+        return self._processes is not None and self._processes.by_kernel
 
     def part_kind(self, name: str) -> str:
         """What a run of this agent is a part of its run as: see `parts`."""
@@ -93,13 +75,15 @@ class InstanceFactory:
             raise AgentError(
                 "AGENT_NOT_FOUND", f"There is no agent {name}; choose one of {', '.join(self.registry.names)}."
             )
-        self._begun(name)
+        self.counts.begun(name)
         cleaned = False
         try:
             if self._processes is not None and self.is_isolated(name):
                 memory_mb = min(agent_class.memory_mb, memory_limit_mb or agent_class.memory_mb)
                 cleaned = True  # its keeper leaves nothing, however it ends
-                yield ProcessAgent(self._processes, name, memory_mb, self._grace_seconds)
+                yield ProcessAgent(
+                    self._processes, name, memory_mb, self._grace_seconds, partial(self.counts.made, name, "process")
+                )
             else:
                 in_loop = self._in_loop(agent_class)
                 try:
@@ -107,12 +91,12 @@ class InstanceFactory:
                 finally:
                     cleaned = await self._cleaned(in_loop)
         finally:
-            self._ended(name, cleaned)
+            self.counts.ended(name, clean=cleaned)
 
     def _in_loop(self, agent_class: type[Agent]) -> LoopAgent:
         begin = time.perf_counter()
         agent = LoopAgent(agent_class())
-        self._seconds.record(time.perf_counter() - begin, {"gen_ai.agent.name": agent.name})
+        self.counts.made(agent.name, "loop", time.perf_counter() - begin)
         return agent
 
     async def _cleaned(self, in_loop: LoopAgent) -> bool:
@@ -124,19 +108,5 @@ class InstanceFactory:
             kept = keepsakes.on_instance(agent)
             getattr(agent, "__dict__", {}).clear()
             if kept:
-                self._kept.add(1, {"gen_ai.agent.name": in_loop.name})
+                self.counts.kept(in_loop.name)
                 get_logger().warning("agent.kept", agent=in_loop.name, kept=kept)
-
-    def _begun(self, name: str) -> None:
-        self.counts.created += 1
-        self.counts.active += 1
-        self._active.add(1, {"gen_ai.agent.name": name})
-
-    def _ended(self, name: str, clean: bool) -> None:
-        self.counts.active -= 1
-        if clean:
-            self.counts.cleaned += 1
-        else:
-            self.counts.not_cleaned += 1
-        self._active.add(-1, {"gen_ai.agent.name": name})
-        self._cleanups.add(1, {"gen_ai.agent.name": name, "clean": clean})

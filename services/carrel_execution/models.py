@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,24 +65,31 @@ class Models:
         if name not in self._settings:
             raise AgentError("MODEL_UNKNOWN", f"There is no model {name}.")
         ends = time.monotonic() + seconds
-        tries = 0
+        ids = chain([message_id], (f"{message_id}.{number}" for number in count(2)))
         while True:
-            settings = self._settings[name]
-            for left in reversed(range(settings.attempts)):
-                tries += 1
-                this_id = message_id if tries == 1 else f"{message_id}.{tries}"
-                try:
-                    return await self._once(name, request, this_id, write, ends)
-                except Failure as failure:
-                    get_logger().warning("model.failed", model=name, reason=failure.reason, attempts_left=left)
-                    last = failure
-                if not last.passing:
-                    raise AgentError(last.reason, last.message)
-                if left:
-                    await asyncio.sleep(min(_pause(last, settings.attempts - left), max(0.0, ends - time.monotonic())))
-            if not settings.fallback or time.monotonic() >= ends:
-                raise AgentError(last.reason, last.message, retryable=True)
-            name = settings.fallback
+            try:
+                return await self._patiently(name, request, ids, write, ends)
+            except Failure as failure:
+                fallback = self._settings[name].fallback
+                if not failure.passing or not fallback or time.monotonic() >= ends:
+                    raise AgentError(failure.reason, failure.message, retryable=failure.passing) from None
+                name = fallback
+
+    async def _patiently(
+        self, name: str, request: Mapping[str, JSON], ids: Iterator[str], write: Write, ends: float
+    ) -> dict[str, JSON]:
+        """Asks one model as often as its settings say, and as there is time; raises Failure. Each try has the next of the ids."""
+        attempts = self._settings[name].attempts
+        for number in range(1, attempts):
+            try:
+                return await self._once(name, request, next(ids), write, ends)
+            except Failure as failure:
+                get_logger().warning("model.failed", model=name, reason=failure.reason, attempts_left=attempts - number)
+                pause = _pause(failure, number)
+                if not failure.passing or time.monotonic() + pause >= ends:
+                    raise
+            await asyncio.sleep(pause)
+        return await self._once(name, request, next(ids), write, ends)
 
     async def _once(
         self, name: str, request: Mapping[str, JSON], message_id: str, write: Write, ends: float

@@ -48,6 +48,7 @@ class LiveContext(RunPort):
         self._looks = 0
         # What a retry tells is new, though it stands at an old place.
         self._again = f"~{world.journal.before.retry}" if world.journal.before.retry else ""
+        world.factory.counts.context_made(self)
 
     async def call_tool(self, tool: str, /, **arguments: JSON) -> JSON:
         await check_open(self._world)

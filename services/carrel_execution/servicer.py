@@ -11,6 +11,7 @@ from carrel_chassis.rpc.call import caller, current_call
 from carrel_execution.cancelling import Cancelling
 from carrel_execution.domain import ListRequest
 from carrel_execution.follow import Followers
+from carrel_execution.inspection import Inspection
 from carrel_execution.journal_messages import answer_of, cancel_response, step_message, wait_message, wait_states
 from carrel_execution.model_usage import usage_message
 from carrel_execution.operations import Operations
@@ -32,6 +33,7 @@ class RunServicer(rpc.RunServiceServicer):
         followers: Followers,
         statistics: StatisticsReader,
         is_isolated: Callable[[str], bool],
+        inspection: Inspection,
     ) -> None:
         """`is_isolated` says of an agent whether it runs in processes of its own."""
         self._operations = operations
@@ -40,6 +42,7 @@ class RunServicer(rpc.RunServiceServicer):
         self._followers = followers
         self._statistics = statistics
         self._is_isolated = is_isolated
+        self._inspection = inspection
 
     async def StartRun(self, request: pb.StartRunRequest, context: Any) -> pb.StartRunResponse:
         user, call = caller(), current_call()
@@ -113,3 +116,6 @@ class RunServicer(rpc.RunServiceServicer):
     ) -> pb.GetOverallRunStatisticsResponse:
         summaries = await self._statistics.overall(caller(), request.days)
         return pb.GetOverallRunStatisticsResponse(statistics=[statistics_message(each) for each in summaries])
+
+    async def InspectWorker(self, request: pb.InspectWorkerRequest, context: Any) -> pb.InspectWorkerResponse:
+        return pb.InspectWorkerResponse(worker=self._inspection.worker())

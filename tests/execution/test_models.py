@@ -110,7 +110,15 @@ async def test_a_model_that_asks_for_more_patience_than_the_run_has_is_given_up(
     with pytest.raises(AgentError) as caught:
         await ask(models, "small", seconds=0.3)
     assert caught.value.reason == "MODEL_UNAVAILABLE" and caught.value.retryable
+    assert caught.value.message == "The model small is too busy or out of order (429); try again later."
     assert len(server.requests) == 1
+
+
+async def test_a_fallback_is_asked_at_once_when_there_is_no_time_for_patience(
+    models: Models, server: OpenAiServer
+) -> None:
+    server.will("hasty", Reply(code=429, headers=(("Retry-After", "60"),)))
+    assert answer_of(await ask(models, "hasty", seconds=5.0)).model == "small"
 
 
 async def test_a_dropped_connection_begins_the_text_anew_under_another_id(models: Models, server: OpenAiServer) -> None:

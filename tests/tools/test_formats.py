@@ -51,6 +51,7 @@ async def test_a_text_is_a_table_of_its_lines(desk: Desk, media_type: str):
         "columns": ["line", "text"],
         "rows": [[1, "# Grüße"], [2, ""], [3, "last, without end"]],
         "truncated": False,
+        "next": None,
     }
 
 

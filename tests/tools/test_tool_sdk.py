@@ -108,14 +108,14 @@ async def test_the_kit_refuses_what_a_tool_is_not_granted():
     [
         ("application/x-ndjson", b'{"a": 1, "b": "x"}\n{"a": 2, "b": "y"}\n', ["a", "b"], [[1, "x"], [2, "y"]]),
         ("text/markdown", b"# Ships\n\nThey leave.\n", ["line", "text"], [[1, "# Ships"], [2, ""], [3, "They leave."]]),
-        ("application/vnd.apache.parquet", b"", ["a"], [[7]]),
+        ("application/vnd.apache.parquet", b"", ["a"], [["2026-01-02"]]),
     ],
 )
 async def test_the_kit_knows_every_format(
     tmp_path: Path, media_type: str, content: bytes, columns: list[str], rows: Any
 ):
     if not content:
-        duckdb.sql(f"COPY (SELECT 7 AS a) TO '{tmp_path}/a.parquet'")
+        duckdb.sql(f"COPY (SELECT DATE '2026-01-02' AS a) TO '{tmp_path}/a.parquet'")
         content = (tmp_path / "a.parquet").read_bytes()
     desk = LocalDesk({"log": LocalCorpus(media_type, content), **CORPORA})
     page = await run_tool(SqlQuery, desk, sql="SELECT * FROM log", max_rows=1)

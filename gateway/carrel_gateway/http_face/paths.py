@@ -198,6 +198,7 @@ ADMIN = (
     Operation("POST", "/v1/admin/signing-keys", "RotateSigningKeys", "Makes and announces a new signing key.", "key"),
     Operation("GET", "/v1/admin/services", "ListServiceIdentities", "The services that may prove who they are."),
     Operation("GET", "/v1/admin/statistics", "GetOverallRunStatistics", "How the runs of everybody ended, by agent."),
+    Operation("GET", "/v1/admin/worker", "InspectWorker", "One process that works on runs.", answer="worker"),
     Operation("GET", "/v1/admin/tool-policy", "GetToolPolicy", "The rules of the tenant for tools.", answer="policy"),
     Operation(
         "PUT",

@@ -13,6 +13,7 @@ from carrel.api.context.v1.user_context_pb2 import ResourceLimits
 from carrel.api.gateway.v1 import admin_service_pb2 as pb
 from carrel.api.gateway.v1 import admin_service_pb2_grpc as rpc
 from carrel.api.runs.v1.run_pb2 import RunStatistics
+from carrel.api.runs.v1.worker_pb2 import Worker
 from carrel.api.tools.v1.policy_service_pb2 import ToolDecision, ToolPolicy, ToolRule
 
 
@@ -126,6 +127,10 @@ class Admin:
         """How the runs of the tenant's users ended, by agent; with "admin.tenants" those of all tenants."""
         request = pb.GetOverallRunStatisticsRequest(days=days)
         return list((await self._caller.repeat(self._stub.GetOverallRunStatistics, request)).statistics)
+
+    async def inspect_worker(self) -> Worker:
+        """One process that works on runs: its instances of agents, its memory, what it has left out and how it is set."""
+        return (await self._caller.repeat(self._stub.InspectWorker, pb.InspectWorkerRequest())).worker
 
     async def get_tool_policy(self) -> ToolPolicy:
         """The rules of the caller's tenant for tools."""

@@ -98,7 +98,8 @@ class ProcessHost:
         """`by_kernel` False does without Landlock and seccomp even where they are; None takes what there is. With `in_advance` one
         process is always ready, from the first agent on."""
         self._modules = list(modules)
-        self._by_kernel = kernel_confines() if by_kernel is None else by_kernel
+        self.by_kernel = kernel_confines() if by_kernel is None else by_kernel
+        """Whether Landlock and seccomp confine its processes."""
         self._folder, self._folder_lock = own_folder()
         self._in_advance = in_advance
         self._ready: asyncio.Task[AgentProcess | None] | None = None
@@ -177,7 +178,7 @@ class ProcessHost:
                         "path": [entry for entry in sys.path if entry],
                         "modules": self._modules,
                         "folder": str(self._folder),
-                        "by_kernel": self._by_kernel,
+                        "by_kernel": self.by_kernel,
                         "control": theirs.fileno(),
                     }
                     self._zygote = await asyncio.create_subprocess_exec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -38,19 +39,30 @@ _METHODS = frozenset(
 class ProcessAgent:
     """One agent in a process of its own, for one run."""
 
-    def __init__(self, host: ProcessHost, name: str, memory_mb: int, grace_seconds: float) -> None:
+    def __init__(
+        self,
+        host: ProcessHost,
+        name: str,
+        memory_mb: int,
+        grace_seconds: float,
+        on_process: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """`on_process` is told how long it took until the process was there."""
         self._host = host
         self._name = name
         self._memory_mb = memory_mb
         self._grace_seconds = grace_seconds
+        self._on_process = on_process
 
     async def run(self, port: RunPort, input: Mapping[str, JSON]) -> JSON:
         """As the agent's own `run`; raises AgentDied when its process ends before it does.
 
         When this is cancelled the agent is told so, and its process is killed after the grace.
         """
+        begin = time.perf_counter()
         try:
             async with self._host.process() as process:
+                self._on_process(time.perf_counter() - begin)
                 return await self._work(process, port, input)
         except NoProcess as error:
             raise AgentDied("There is no process to be had for the agent; try again later.") from error
