@@ -54,6 +54,8 @@ class NewEvent:
     body: bytes
     ephemeral: bool = False
     """It is only passed on to those who read now."""
+    final: bool = False
+    """Nothing of its run comes after it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ def to_new_event(event: pb.Event) -> NewEvent:
         event.create_time.ToDatetime(UTC),
         event.SerializeToString(deterministic=True),
         is_ephemeral(event),
+        event.final,
     )
 
 

@@ -8,7 +8,7 @@ from carrel_chassis.identity import UserContext
 from carrel_events.domain import Append, Appended, Cursor
 from carrel_events.line import Line
 
-_APPEND = "SELECT * FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ORDER BY number"
+_APPEND = "SELECT * FROM append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ORDER BY number"
 _POSITIONS = """
     SELECT log.tenant_id, log.user_id, log.epoch, log.last_offset
     FROM unnest($1::text[], $2::text[]) AS owner (tenant, usr)
@@ -41,6 +41,7 @@ class LogWriter:
             [event.type for _, event in events],
             [event.create_time for _, event in events],
             [event.body for _, event in events],
+            [event.final for _, event in events],
         )
         return [
             Appended(row["stale"], row["log_epoch"], row["log_last"], tuple(row["new_ids"]), tuple(row["new_offsets"]))

@@ -1,28 +1,35 @@
-"""What an agent costs before it does anything: an instance in the loop, a process of its own, a call over the line from there."""
+"""What an agent costs before it does anything: an instance in the loop, a process of its own, a call from there, memory at work."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import tempfile
 import time
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from carrel.agent import JSON
+from carrel_chassis.stack import Stack
 from carrel_execution.factory import InstanceFactory
 from carrel_execution.isolation.host import ProcessHost
 from carrel_execution.isolation.proxy import ProcessAgent
 from carrel_execution.registry import load_registry
 from tests.bench.load import durations, rate
 from tests.bench.report import Figure, percentile
+from tests.bench.runner import Runner, runners
 from tests.support.agents import Corpora, LocalRun
 from tests.support.expect import eventually
+from tests.support.system import System, test_settings
 
 MODULE = "tests.bench.agents_that_idle"
 INSTANCES = 20_000
 CALLS = 500
+WARM, COUNTED = 200, 800
+"""Runs at work at the same time: the first fill pools and caches, the growth by the others is what a run takes."""
 
 
 async def _instances() -> list[Figure]:
@@ -106,4 +113,35 @@ def _mb(process: psutil.Process) -> float:
 
 
 async def measure() -> list[Figure]:
-    return [*await _instances(), *await _processes()]
+    return [*await _instances(), *await _processes(), await _run_at_work()]
+
+
+async def _run_at_work() -> Figure:
+    """What agent-execution grows by for a run that is under way, with its attempt, context and instance."""
+    most = str(WARM + COUNTED)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = test_settings(Path(folder) / "data")
+        environment = {
+            **settings.service_environment,
+            "CARREL_WORKER_CAPACITY": most,
+            "CARREL_RUNNING_RUNS_PER_USER": most,
+        }
+        async with Stack(test_settings(settings.data_dir, service_environment=environment)) as stack:
+            await stack.ready(60)
+            system = System(stack)
+            try:
+                async with runners(system, 1) as (user,):
+                    service = psutil.Process(stack.pids()["execution"])
+                    await _sleeping(user, WARM)
+                    before = service.memory_info().rss
+                    await _sleeping(user, COUNTED)
+                    kilobytes = (service.memory_info().rss - before) / COUNTED / 1024
+            finally:
+                await system.close()
+    conditions = f"growth of the resident memory by {COUNTED} runs that sleep, beside {WARM}"
+    return Figure("agents/memory of a run at work", kilobytes, "KB", conditions=conditions)
+
+
+async def _sleeping(user: Runner, count: int) -> None:
+    for _ in range(count):
+        await user.began(await user.start("sleeper", {"seconds": 600}))

@@ -43,6 +43,25 @@ class Acting(Agent):
         return {"done": done, "unknown": unknown}
 
 
+class Caged(Acting):
+    """Acts in a process of its own, which is gone with its worker."""
+
+    name: ClassVar = "chaos_caged"
+    isolation: ClassVar = "process"
+
+
+class Keeping(Agent):
+    """Adds its run to what its thread keeps, after an act; returns all that is kept then."""
+
+    name: ClassVar = "chaos_keeping"
+
+    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        acted = await context.agents.run("chaos_acting", {"acts": 1})
+        kept = [*(await context.state.get() or []), context.run_id]
+        await context.state.set(kept)
+        return {"done": acted["done"], "kept": kept}
+
+
 class Delegating(Agent):
     """Two sub-agents that act, with a word between them."""
 
@@ -150,4 +169,4 @@ def _first_time(mark: Path) -> bool:
     return first
 
 
-AGENTS = (Asking, Acting, Delegating, Lasting, Stepping, Waiting, Retrying, Everything)
+AGENTS = (Asking, Acting, Caged, Keeping, Delegating, Lasting, Stepping, Waiting, Retrying, Everything)

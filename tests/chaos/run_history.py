@@ -42,6 +42,8 @@ class Standing:
     thread_id: str
     state: str
     epoch: int
+    early: bool = False
+    """It began before it was allowed to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class RunHistory:
     """What was done in the world by steps that must not be done twice, a key for each time."""
     claimed_effects: dict[str, list[str]] = field(default_factory=dict)
     """What the results of runs say was done."""
+    kept: dict[str, list[str]] = field(default_factory=dict)
+    """What a run has left in its thread: the runs that have added themselves to it, itself the last. Only of those that succeeded."""
 
 
 def check(history: RunHistory) -> list[Fault]:
@@ -98,6 +102,7 @@ def check(history: RunHistory) -> list[Fault]:
         *_fence_faults(history),
         *_telling_faults(history),
         *_effect_faults(history),
+        *_state_faults(history),
     ]
 
 
@@ -119,7 +124,7 @@ def _acceptance_faults(history: RunHistory) -> Iterator[Fault]:
 
 
 def _transition_faults(changes: Sequence[Standing | Written]) -> Iterator[Fault]:
-    """What is final stays so, and epochs only grow: by one with each claim and never otherwise."""
+    """What is final stays so; epochs only grow, by one with each claim and never otherwise; none begins before its time."""
     last: dict[str, Standing] = {}
     for now in _standings(changes):
         before = last.get(now.run_id)
@@ -131,6 +136,8 @@ def _transition_faults(changes: Sequence[Standing | Written]) -> Iterator[Fault]
         claimed = before.state not in WORKING and now.state in WORKING
         if now.epoch != before.epoch + claimed:
             yield Fault("epoch", now.run_id, f"{before.epoch} ({before.state}), then {now.epoch} ({now.state})")
+        if claimed and now.early:
+            yield Fault("early", now.run_id, "it began before its time")
 
 
 def _limit_faults(history: RunHistory) -> Iterator[Fault]:
@@ -226,6 +233,33 @@ def _effect_faults(history: RunHistory) -> Iterator[Fault]:
     yield from (Fault("twice", key, f"done {count} times") for key, count in done.items() if count > 1)
     for run_id, keys in history.claimed_effects.items():
         yield from (Fault("undone", run_id, f"{key} was not done") for key in keys if not done[key])
+
+
+def _state_faults(history: RunHistory) -> Iterator[Fault]:
+    """What a thread keeps is added to once by each run, in their order, and goes to no other thread or user."""
+    last = _last_standings(history.changes)
+    lines: dict[tuple[Owner, str], list[str]] = defaultdict(list)
+    for now in _standings(history.changes):
+        if (
+            now.state == "SUCCEEDED"
+            and now.run_id in history.kept
+            and now.run_id not in lines[now.owner, now.thread_id]
+        ):
+            lines[now.owner, now.thread_id].append(now.run_id)
+    for (owner, thread_id), line in lines.items():
+        for place, run_id in enumerate(line):
+            kept = history.kept[run_id]
+            where = f"{thread_id} of {owner[1]}, as {run_id} left it"
+            if len(set(kept)) < len(kept):
+                yield Fault("state", where, "a run has added itself twice")
+            if [each for each in kept if each in line] != line[: place + 1]:
+                yield Fault("state", where, f"{', '.join(kept)}, after {', '.join(line[:place])}")
+            if [
+                each
+                for each in kept
+                if each not in last or last[each].thread_id != thread_id or last[each].owner != owner
+            ]:
+                yield Fault("state", where, f"{', '.join(kept)} are not all of this thread")
 
 
 def _standings(changes: Sequence[Standing | Written]) -> Iterator[Standing]:

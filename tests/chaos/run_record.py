@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 import asyncpg
@@ -79,7 +80,10 @@ class Record:
             run = await answered(lambda client=client, run_id=accepted.run_id: client.get_run(run_id))  # type: ignore[misc]
             history.ended[run.run_id] = RunState.Name(run.state).removeprefix("RUN_STATE_")
             if run.result_json:
-                history.claimed_effects[run.run_id] = json.loads(run.result_json)["done"]
+                result = json.loads(run.result_json)
+                history.claimed_effects[run.run_id] = result["done"]
+                if "kept" in result:
+                    history.kept[run.run_id] = result["kept"]
         ours = {accepted.run_id for accepted in history.accepted}
         if self._effects.exists():
             lines = self._effects.read_text().splitlines()
@@ -115,8 +119,10 @@ def _add(history: RunHistory, change: Change, owners: Mapping[Owner, Any]) -> No
         return
     match change.table:
         case "execution.run":
-            state, epoch = row["state"], int(row["epoch"])
-            history.changes.append(Standing(owner, row["run_id"], row["thread_id"], state, epoch))
+            standing = Standing(
+                owner, row["run_id"], row["thread_id"], row["state"], int(row["epoch"]), early=_began_early(row)
+            )
+            history.changes.append(standing)
         case "execution.journal_step":
             history.changes.append(Written("journal", row["run_id"], row["step_id"], int(row["epoch"])))
         case "tools.tool_call":
@@ -126,3 +132,8 @@ def _add(history: RunHistory, change: Change, owners: Mapping[Owner, Any]) -> No
             offset = int(row["log_offset"])
             told = Told(owner, offset, event.event_id, event.run_id, event.type, event.attempt, event.final)
             history.logs[owner].append(told)
+
+
+def _began_early(row: Mapping[str, str | None]) -> bool:
+    began, earliest = row["start_time"], row["earliest_start_time"]
+    return bool(began and earliest) and datetime.fromisoformat(str(began)) < datetime.fromisoformat(str(earliest))

@@ -12,8 +12,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from carrel.api.runs.v1.run_pb2 import BusyThread
 from carrel.errors import CarrelClientError
 from tests.chaos.history import Owner
 from tests.chaos.round import Blow
@@ -37,6 +39,11 @@ class Start:
     thread_id: str
     """Empty: one of its own."""
     cancel_after_seconds: float | None
+    interrupts: bool
+    """It cancels what its thread is at; otherwise it waits for its turn."""
+    priority: int
+    delay_seconds: float
+    """After it was asked for; 0: as soon as it may."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,9 @@ def _start(chance: random.Random, until: float) -> Start:
         (
             ("chaos_asking", {}),
             ("chaos_acting", {"acts": chance.randint(1, 5)}),
+            ("chaos_caged", {"acts": chance.randint(1, 5)}),
+            ("chaos_keeping", {}),
+            ("chaos_keeping", {}),
             ("chaos_stepping", {"steps": chance.randint(1, 5)}),
             ("chaos_waiting", {}),
             ("chaos_retrying", {}),
@@ -82,6 +92,9 @@ def _start(chance: random.Random, until: float) -> Start:
         input=input,
         thread_id=chance.choice(("", "", "thread-1", "thread-2")),
         cancel_after_seconds=chance.uniform(0.0, 1.5) if chance.random() < 0.2 else None,
+        interrupts=chance.random() < 0.1,
+        priority=chance.choice((0, 0, 0, -100, 5, 100)),
+        delay_seconds=chance.uniform(0.2, 3.0) if chance.random() < 0.15 else 0.0,
     )
 
 
@@ -128,7 +141,19 @@ class RunRound:
         """Starts a run, as often as it takes to get an answer, and cancels it if the plan says so."""
         await asyncio.sleep(start.at_seconds)
         client = follower.client
-        run = await answered(lambda: client.start_run(start.agent, start.input, start.thread_id, request_id))
+        busy_thread = BusyThread.BUSY_THREAD_INTERRUPT if start.interrupts else BusyThread.BUSY_THREAD_ENQUEUE
+        earliest = datetime.now(UTC) + timedelta(seconds=start.delay_seconds) if start.delay_seconds else None
+        run = await answered(
+            lambda: client.start_run(
+                start.agent,
+                start.input,
+                start.thread_id,
+                request_id,
+                busy_thread=busy_thread,
+                priority=start.priority,
+                earliest_start_time=earliest,
+            )
+        )
         self.history.accepted.append(Accepted(_owner(follower), request_id, run.run_id))
         if start.cancel_after_seconds is not None:
             await asyncio.sleep(start.cancel_after_seconds)

@@ -101,3 +101,16 @@ async def test_an_administrator_needs_no_key_of_the_machine(system: System) -> N
     for command in (("users", "list", *tenant), ("users", "tenants"), ("limits", "show", *tenant)):
         refused = await as_person(system, nobody, *command, "--json")
         assert (refused.code, refused.document["error"]["reason"]) == (1, "SCOPE_MISSING")
+
+
+async def test_an_administrator_of_all_tenants_looks_at_a_process_and_nobody_else_does(
+    system: System, ada: Person
+) -> None:
+    chief = await with_role(system, "super_admin")
+    found = (await as_person(system, chief, "worker", "--json")).document["worker"]
+    assert found["name"].startswith("worker-") and found["instances"]["cleanup_success_rate"] > 0
+    rows = (await as_person(system, chief, "worker")).out
+    assert found["name"] in rows and "processes of agents" in rows
+    for person in (ada, await with_role(system, "admin")):
+        refused = await as_person(system, person, "worker", "--json")
+        assert (refused.code, refused.document["error"]["reason"]) == (1, "SCOPE_MISSING")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from carrel_execution.isolation.bounds import kernel_confines
 from tests.cli.program import carrel
 
 
@@ -98,6 +99,13 @@ async def test_wrong_usage_with_json_is_json() -> None:
 async def test_down_where_nothing_runs_says_so(tmp_path: Path) -> None:
     ended = await carrel("down", data_dir=tmp_path)
     assert (ended.code, ended.out) == (0, f"Nothing runs on {tmp_path}.\n")
+
+
+async def test_doctor_says_how_far_agents_in_processes_are_shut_in(tmp_path: Path) -> None:
+    ended = await carrel("doctor", "--json", "--port-base", "0", data_dir=tmp_path)
+    (check,) = [check for check in ended.document["checks"] if check["name"] == "agent processes"]
+    assert check["level"] == ("ok" if kernel_confines() else "warn")
+    assert ("Landlock" in check["finding"]) == kernel_confines() != bool(check["advice"])
 
 
 async def test_doctor_says_of_a_foreign_folder_what_to_do(tmp_path: Path) -> None:

@@ -41,6 +41,19 @@ async def test_an_id_that_comes_twice_in_a_batch_is_taken_once(system: System, a
     assert (answer.appended, answer.last.offset) == (1, 1)
 
 
+async def test_nothing_of_a_run_comes_after_its_final_event(system: System, ada: Person) -> None:
+    run, other = await Run.of(system, ada), await Run.of(system, ada)
+    last = thought("last", final=True)
+    first = await run.append(thought("first"), last, thought("in the same append"))
+    assert (first.appended, first.last.offset) == (2, 2)
+    late = await run.append(thought("late, of the same attempt"), last)
+    assert (late.appended, late.last.offset) == (0, 2)
+    await asyncio.gather(*(other.append(thought(f"other {number}", final=number == 3)) for number in (1, 2, 3, 4)))
+    kept = (await reader(system, ada).list()).events
+    assert texts(kept[:2]) == ["first", "last"]
+    assert kept[-1].final, "appends that are committed together know of each other's ends"
+
+
 async def test_a_later_attempt_fences_off_the_earlier_one_of_the_same_run(system: System, ada: Person) -> None:
     first = await Run.of(system, ada, "run-fenced", attempt=1)
     second = await Run.of(system, ada, "run-fenced", attempt=2)

@@ -31,7 +31,7 @@ async def test_the_live_copy_of_an_event_equals_the_one_in_the_log(system: Syste
         await stream.open()
         await run.append(thought("first"))
         await stream.until_events(1)
-        await run.append(thought("password=hunter2", agent="sub-agent", final=True), *thoughts(2))
+        await run.append(*thoughts(2), thought("password=hunter2", agent="sub-agent", final=True))
         assert await stream.until_events(4) == list((await reader(system, ada).list()).events)
 
 

@@ -210,7 +210,7 @@ async def test_a_close_that_fails_is_counted_and_fails_nothing() -> None:
 
     factory = InstanceFactory(AgentRegistry([Stuck]))
     assert await perform(factory, work) == "done"
-    assert (factory.counts.cleaned, factory.counts.not_cleaned) == (0, 1)
+    assert (factory.counts.cleaned, factory.counts.not_cleaned, factory.counts.cleanup_success_rate) == (0, 1, 0.0)
 
 
 async def test_the_tasks_that_an_agent_leaves_end_with_it(factory: InstanceFactory) -> None:

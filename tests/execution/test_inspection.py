@@ -73,6 +73,21 @@ async def test_an_operator_sees_the_instances_of_a_process_and_its_memory(inspec
     assert (await inspect(inspected, operator)).memory.growth_per_active_run_bytes == 0
 
 
+async def test_no_instance_and_no_context_is_left_of_runs_that_are_over(inspected: System) -> None:
+    operator = await with_role(inspected, "super_admin")
+    runs = Runs(inspected, await inspected.person())
+    started = [await runs.start("rogue", {"does": "keep_its_context"})]
+    started += [await runs.start("counting") for _ in range(10)]
+    for run in started:
+        await runs.story(run.run_id)
+
+    async def none_left() -> bool:
+        instances = (await inspect(inspected, operator)).instances
+        return instances.active == instances.active_contexts == 0
+
+    await eventually(none_left)
+
+
 async def test_an_operator_sees_what_was_left_out_and_how_the_process_is_set(inspected: System) -> None:
     found = await inspect(inspected, await with_role(inspected, "super_admin"))
     [skipped] = found.skipped_modules

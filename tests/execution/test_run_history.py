@@ -51,6 +51,8 @@ def recorded() -> RunHistory:
     history.ended = {"run-1": "SUCCEEDED", "run-2": "FAILED", "run-3": "CANCELLED"}
     history.effects = ["run-1.a", "run-2.a"]
     history.claimed_effects = {"run-1": ["run-1.a"]}
+    # Run 3 was in another thread; a run that failed may have added itself, and says nothing of it.
+    history.kept = {"run-1": ["run-2", "run-1"]}
     return history
 
 
@@ -108,6 +110,16 @@ def never_told(history: RunHistory) -> None:
     history.followed[ADA].pop()
 
 
+def kept(*runs: str) -> Callable[[RunHistory], None]:
+    return lambda history: history.kept.update({"run-1": [*runs]})
+
+
+def lost_what_was_kept(history: RunHistory) -> None:
+    """Run 2 succeeds after run 1, and finds nothing of it."""
+    history.changes[-1] = replace(history.changes[-1], state="SUCCEEDED")  # type: ignore[arg-type]
+    history.kept = {"run-1": ["run-1"], "run-2": ["run-2"]}
+
+
 PLANTED: dict[str, tuple[Callable[[RunHistory], object], str]] = {
     "an accepted run that no commit holds": (never_seen, "lost"),
     "an accepted run that never ends": (without(standing(2, "FAILED", 1)), "unended"),
@@ -120,6 +132,14 @@ PLANTED: dict[str, tuple[Callable[[RunHistory], object], str]] = {
         "epoch",
     ),
     "an epoch that falls": (lambda history: history.changes.__setitem__(13, standing(1, "SUCCEEDED", 1)), "epoch"),
+    "a run that begins before its time": (
+        lambda history: history.changes.__setitem__(14, replace(standing(2, "RUNNING", 1), early=True)),
+        "early",
+    ),
+    "a run that adds itself twice to what its thread keeps": (kept("run-1", "run-1"), "state"),
+    "a thread that keeps a run of another": (kept("run-3", "run-1"), "state"),
+    "a thread that keeps a run that never was": (kept("run-9", "run-1"), "state"),
+    "a run that does not find what the one before it has left": (lost_what_was_kept, "state"),
     "a run too many at work": (lambda history: setattr(history, "running_limit", 1), "limit"),
     "a run too many at work while another is being cancelled": (
         inserted(12, standing(4, "QUEUED", 0, "thread-4"), standing(4, "RUNNING", 1, "thread-4")),

@@ -18,7 +18,7 @@ from carrel import Client
 from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.gateway.v1 import gateway_service_pb2_grpc as rpc
 from carrel.client import OnDisconnect, RunState, Wait, WaitKind
-from carrel.errors import Conflict, InvalidArgument, NotFound
+from carrel.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
 from tests.gateway.edge import Issuer, bearer, http_client
 from tests.support.directory import with_role
 from tests.support.expect import eventually, refused
@@ -220,6 +220,13 @@ async def test_an_administrator_administers_through_the_gateway(system: System) 
         verdict = await client.admin.test_tool_policy("newcomer", "echo", {"text": "x"})
         assert policy.rules and verdict.rule_id
         assert isinstance(await client.admin.get_overall_run_statistics(), list)
+        with pytest.raises(PermissionDenied):
+            await client.admin.inspect_worker()
+    overseer = await with_role(system, "super_admin")
+    async with Client(system.addresses["gateway"], overseer.token) as client:
+        worker = await client.admin.inspect_worker()
+    async with http_client(system, overseer.token) as http:
+        assert (await http.get("/v1/admin/worker")).json()["name"] == worker.name
     async with http_client(system, chief.token) as http:
         user = (await http.get(f"/v1/admin/tenants/{tenant}/users/newcomer")).json()
         assert (user["role"], user["removed_scopes"]) == ("power", ["tools.use"])
