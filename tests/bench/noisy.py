@@ -18,6 +18,8 @@ QUEUED = 1000
 RUNS = 200
 _STARTS_AT_ONCE = 8
 _SLEEP = {"seconds": 0.5}
+_SETTLE_SECONDS = 4.0
+"""After a thousand runs have been accepted their users are told so: that is the crowd's coming, and not what is measured."""
 
 
 async def _start_seconds(user: Runner) -> float:
@@ -48,6 +50,7 @@ async def _crowd(user: Runner, agent: str, input: dict[str, object]) -> AsyncIte
     try:
         for _ in keepers:
             await queued.acquire()
+        await asyncio.sleep(_SETTLE_SECONDS)
         yield
     finally:
         for keeper in keepers:
