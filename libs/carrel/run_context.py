@@ -83,12 +83,16 @@ class Models(OfRun):
         model: str = "",
         temperature: float | None = None,
         max_tokens: int | None = None,
+        quiet: bool = False,
     ) -> ModelAnswer:
-        """Has a model write a text; the user sees it grow. Raises AgentError as `request` does."""
-        return answer_of(await self.request(text_request(prompt, instructions, temperature, max_tokens), model=model))
+        """Has a model write a text; the user sees it grow, unless it is `quiet`. Raises AgentError as `request` does."""
+        request = text_request(prompt, instructions, temperature, max_tokens)
+        return answer_of(await self.request(request, model=model, quiet=quiet))
 
-    async def request(self, request: Mapping[str, JSON], *, model: str = "") -> JSON:
+    async def request(self, request: Mapping[str, JSON], *, model: str = "", quiet: bool = False) -> JSON:
         """One request in the JSON form of pydantic-ai: {"messages", "settings", "parameters"}.
+
+        The user is told the text as it grows, and the whole of it; a `quiet` one is the agent's alone, to be checked first.
 
         Returns {"response", "model", "input_tokens", "output_tokens", "cost_usd"}; the cost is None where no price is set. Raises
         AgentError: MODEL_UNKNOWN, MODEL_REFUSED (the key or the request is wrong), MODEL_UNAVAILABLE (after all tries, those of its
@@ -98,7 +102,7 @@ class Models(OfRun):
             raise AgentError("MODEL_UNKNOWN", "There is no model; the operator sets them up with CARREL_MODELS_FILE.")
         if (name := model or names[0]) not in names:
             raise AgentError("MODEL_UNKNOWN", f"There is no model {name}; choose one of {', '.join(names)}.")
-        return await self._port.call_model(name, request)
+        return await self._port.call_model(name, request, quiet)
 
 
 class Emit(OfRun):

@@ -43,7 +43,7 @@ class RunPort(ABC):
         """`context.agents.run`."""
 
     @abstractmethod
-    async def call_model(self, model: str, request: Mapping[str, JSON]) -> JSON:
+    async def call_model(self, model: str, request: Mapping[str, JSON], quiet: bool = False) -> JSON:
         """`context.model.request`."""
 
     @abstractmethod

@@ -41,7 +41,8 @@ async def ask(context: RunContext, instructions: str, prompt: str) -> str | None
     if not context.model.names:
         return None
     try:
-        return (await context.model.ask(prompt, instructions=instructions)).text
+        # Quiet: its user sees nothing of it that has not been checked.
+        return (await context.model.ask(prompt, instructions=instructions, quiet=True)).text
     except AgentError as error:
         await context.emit.thinking(f"I report without a model: {error.message}")
         return None

@@ -225,7 +225,7 @@ class LiveContext(RunPort):
             step, StepKind.LOCAL, name, "", work, self._world.journal.keep, intent=at_most_once
         )
 
-    async def call_model(self, model: str, request: Mapping[str, JSON]) -> JSON:
+    async def call_model(self, model: str, request: Mapping[str, JSON], quiet: bool = False) -> JSON:
         await check_open(self._world)
         step = self._next_step()
         try:
@@ -235,14 +235,15 @@ class LiveContext(RunPort):
         message_id = f"{self.run_id}.{step}{self._again}"
 
         async def write(message: str, delta: str) -> None:
-            await self._world.emit(self._delta(message, delta))
+            if not quiet:
+                await self._world.emit(self._delta(message, delta))
 
         async def work() -> JSON:
             with self._world.part(MODEL, model, step):
                 return await self._world.call_model(model, request, message_id, write)
 
         result = await self._journaled(step, StepKind.MODEL, model, asked, work, self._world.journal.keep)
-        if text := text_in(result["response"]):
+        if not quiet and (text := text_in(result["response"])):
             whole = pb.PartialResult(message_id=result.get("message_id") or message_id, text=clean(text, _MAX_PARTIAL))
             await self._emit(f"{step}.text{self._again}", whole)
         return result

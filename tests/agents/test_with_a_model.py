@@ -52,6 +52,9 @@ async def test_the_model_writes_and_a_number_that_it_made_up_is_removed(place: P
         "text": "There are 374 input tokens. Ask again.",
         "removed": ["You will save 4,711 USD."],
     }
+    assert not [event for event in events if event.type == "partial_result"], (
+        "nothing of it is told before it is checked"
+    )
     assert "4,711" not in report["markdown"] + report["html"] and "374 input tokens. Ask again." in report["html"]
     (request,) = place.server.of("writer")
     assert "What does it cost?" in json.dumps(request["messages"])

@@ -126,7 +126,7 @@ class LocalRun(RunPort):
     async def wait_for_approval(self, prompt: str, timeout: float | None = None) -> bool:
         raise AgentError("WAIT_EXPIRED", f"Nobody is here to answer: {prompt}")
 
-    async def call_model(self, model: str, request: Mapping[str, JSON]) -> JSON:
+    async def call_model(self, model: str, request: Mapping[str, JSON], quiet: bool = False) -> JSON:
         self.record.steps.append((self.agent, "model", request))
         text = self.record.written.pop(0)
         if not text:

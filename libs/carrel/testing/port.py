@@ -121,14 +121,14 @@ class LocalPort(RunPort):
 
         return await self._done(record, run, hold_back)
 
-    async def call_model(self, model: str, request: Mapping[str, JSON]) -> JSON:
+    async def call_model(self, model: str, request: Mapping[str, JSON], quiet: bool = False) -> JSON:
         place = self._next()
 
         async def ask() -> JSON:
             return self._world.call_model(model, request)
 
         result = await self._journaled(place, StepKind.MODEL, model, digest(to_json(lasting(dict(request)))), ask)
-        if text := text_of(result["response"]):
+        if not quiet and (text := text_of(result["response"])):
             self._tell(f"{place}.text", "partial_result", message_id=f"{self.run_id}.{place}", text=text)
         return result
 

@@ -177,8 +177,8 @@ class RemotePort(RunPort):
     async def run_agent(self, agent: str, input: Mapping[str, JSON]) -> JSON:
         return await self._line.ask("run_agent", agent, dict(input))
 
-    async def call_model(self, model: str, request: Mapping[str, JSON]) -> JSON:
-        return await self._line.ask("call_model", model, dict(request))
+    async def call_model(self, model: str, request: Mapping[str, JSON], quiet: bool = False) -> JSON:
+        return await self._line.ask("call_model", model, dict(request), quiet)
 
     async def step(self, name: str, function: Callable[[], Awaitable[JSON]], *, at_most_once: bool = False) -> JSON:
         return await self._line.ask_step(name, function, at_most_once)
