@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,8 @@ def running(*arguments: str, data_dir: Path | None = None, **environment: str) -
         text=True,
         env=_environment(data_dir, environment),
         start_new_session=True,
+        # Whoever runs the tests in the background may ignore the interrupt, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         try:

@@ -23,6 +23,7 @@ from carrel_chassis.sandbox.level import Level
 from carrel_chassis.sandbox.zygote import LENGTH, MAX_FILES
 
 _PROGRAM = "import sys; sys.path[:0] = {path!r}; from carrel_chassis.sandbox.zygote import main; main()"
+_REPORT_BYTES = 2**16
 _START_SECONDS = 30.0
 # What may be read at every level: the standard library, what is installed, and the libraries that these load.
 _CODE = ("stdlib", "platstdlib", "purelib", "platlib")
@@ -83,7 +84,7 @@ class Pool:
             raw = await _read_most(reader, bounds.answer_bytes)
             if raw is None:
                 report[1].write_eof()  # who watches it ends it
-            told = await report[0].read(-1)
+            told = await _read_most(report[0], _REPORT_BYTES)
         outcome = _outcome(raw, json.loads(told) if told else {})
         if outcome.end == "crashed":
             get_logger().warning(
@@ -172,14 +173,15 @@ async def _ready(control: socket.socket) -> None:
 
 
 async def _read_most(reader: asyncio.StreamReader, most: int) -> bytes | None:
-    """All that comes, None when that is more than `most`."""
+    """All that comes, None when that is more than `most`. A line whose other end was killed with something unread has ended too."""
     parts: list[bytes] = []
     size = 0
-    while part := await reader.read(2**20):
-        size += len(part)
-        if size > most:
-            return None
-        parts.append(part)
+    with contextlib.suppress(ConnectionError):
+        while part := await reader.read(2**20):
+            size += len(part)
+            if size > most:
+                return None
+            parts.append(part)
     return b"".join(parts)
 
 
