@@ -19,33 +19,33 @@ from carrel_chassis.ids import new_id
 from carrel_chassis.process import run_service
 from carrel_chassis.rpc.server import RpcServer
 from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
-from carrel_execution.attempt import Workshop
-from carrel_execution.cancelling import Cancelling
+from carrel_execution.agents.factory import InstanceFactory
+from carrel_execution.agents.guard import instance_factory, watched_loop
+from carrel_execution.agents.registry import load_registry
+from carrel_execution.attempt.attempt import Workshop
 from carrel_execution.clients import Contexts, Log, Tools
 from carrel_execution.domain import to_json
-from carrel_execution.due_schedules import DueSchedules
-from carrel_execution.factory import InstanceFactory
-from carrel_execution.follow import Followers
-from carrel_execution.guard import instance_factory, watched_loop
 from carrel_execution.inspection import Inspection
-from carrel_execution.journal_store import JournalStore
-from carrel_execution.leases import Leases
-from carrel_execution.models import open_models
-from carrel_execution.operations import CANCEL_SUBJECT, WAKE_SUBJECT, Operations
-from carrel_execution.outbox import Outbox
-from carrel_execution.queue import Queue
-from carrel_execution.registry import load_registry
-from carrel_execution.retention import Retention
-from carrel_execution.revoked import RevokedRuns
-from carrel_execution.schedule_servicer import ScheduleServicer
-from carrel_execution.schedules import ScheduleOperations
-from carrel_execution.servicer import RunServicer
+from carrel_execution.journal.store import JournalStore
+from carrel_execution.journal.waits import WaitOperations
+from carrel_execution.models.calls import open_models
+from carrel_execution.queue.leases import Leases
+from carrel_execution.queue.outbox import Outbox
+from carrel_execution.queue.store import Queue
+from carrel_execution.queue.sweeps import Sweeps
+from carrel_execution.queue.waiting import in_background
+from carrel_execution.queue.worker import Worker
+from carrel_execution.runs.cancelling import Cancelling
+from carrel_execution.runs.follow import Followers
+from carrel_execution.runs.operations import CANCEL_SUBJECT, WAKE_SUBJECT, Operations
+from carrel_execution.runs.retention import Retention
+from carrel_execution.runs.revoked import RevokedRuns
+from carrel_execution.runs.servicer import RunServicer
+from carrel_execution.runs.statistics import RunStatistics, StatisticsReader
+from carrel_execution.schedules.due import DueSchedules
+from carrel_execution.schedules.operations import ScheduleOperations
+from carrel_execution.schedules.servicer import ScheduleServicer
 from carrel_execution.settings import ExecutionSettings
-from carrel_execution.statistics import RunStatistics, StatisticsReader
-from carrel_execution.sweeps import Sweeps
-from carrel_execution.waiting import in_background
-from carrel_execution.waits import WaitOperations
-from carrel_execution.worker import Worker
 
 
 async def serve(settings: ExecutionSettings, stop: asyncio.Event) -> None:

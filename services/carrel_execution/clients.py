@@ -21,7 +21,7 @@ from carrel_chassis.ids import new_id
 from carrel_chassis.logs import get_logger
 from carrel_chassis.rpc.channel import Peer
 from carrel_chassis.rpc.status import remote_errors
-from carrel_execution.tool_progress import Tell
+from carrel_execution.attempt.tool_progress import Tell
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from carrel.api.runs.v1 import worker_pb2 as pb
-from carrel_execution.factory import InstanceFactory
-from carrel_execution.instance_counts import Durations, InstanceCounts
+from carrel_execution.agents.factory import InstanceFactory
+from carrel_execution.agents.instance_counts import Durations, InstanceCounts
+from carrel_execution.queue.worker import Worker
 from carrel_execution.settings import ExecutionSettings
 from carrel_execution.wire import duration, timestamp
-from carrel_execution.worker import Worker
 
 
 class Inspection:

@@ -62,7 +62,7 @@ class ExecutionSettings(DatabaseSettings):
     """JSON: the price table that agents find in their settings as "prices"."""
 
     models_file: Path | None = None
-    """JSON or TOML: the language models by name, with their addresses and prices; see `carrel_execution.model_settings`."""
+    """JSON or TOML: the language models by name, with their addresses and prices; see `carrel_execution.models.settings`."""
 
     @property
     def modules(self) -> tuple[str, ...]:

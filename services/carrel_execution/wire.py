@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from carrel.api.runs.v1 import run_pb2
 from carrel_chassis.errors import invalid
 from carrel_execution.domain import BusyThread, State
-from carrel_execution.statistics import Summary
+from carrel_execution.runs.statistics import Summary
 
 _BUSY_TO_PROTO = {each: run_pb2.BusyThread.Value(f"BUSY_THREAD_{each}") for each in BusyThread}
 _BUSY_FROM_PROTO = {value: each for each, value in _BUSY_TO_PROTO.items()} | {

@@ -14,10 +14,10 @@ import psutil
 
 from carrel.agent import JSON
 from carrel_chassis.stack import Stack
-from carrel_execution.factory import InstanceFactory
-from carrel_execution.isolation.host import ProcessHost
-from carrel_execution.isolation.proxy import ProcessAgent
-from carrel_execution.registry import load_registry
+from carrel_execution.agents.factory import InstanceFactory
+from carrel_execution.agents.isolation.host import ProcessHost
+from carrel_execution.agents.isolation.proxy import ProcessAgent
+from carrel_execution.agents.registry import load_registry
 from tests.bench.load import durations, rate
 from tests.bench.report import Figure, percentile
 from tests.bench.runner import Runner, runners

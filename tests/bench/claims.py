@@ -14,7 +14,7 @@ from carrel_chassis.db.engine import cross_user_engine
 from carrel_chassis.db.migrate import migrate
 from carrel_chassis.stack import Stack, StackSettings
 from carrel_chassis.stack.roles import MIGRATOR
-from carrel_execution.queue import Queue
+from carrel_execution.queue.store import Queue
 from tests.bench.report import Figure, percentile
 
 USERS = 10_000

@@ -22,21 +22,21 @@ from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import new_id
 from carrel_chassis.stack import Stack
-from carrel_execution.attempt import Workshop
+from carrel_execution.agents.factory import InstanceFactory
+from carrel_execution.agents.isolation.host import ProcessHost
+from carrel_execution.agents.registry import AgentRegistry
+from carrel_execution.attempt.attempt import Workshop
 from carrel_execution.clients import Contexts, Credential, Log
-from carrel_execution.factory import InstanceFactory
-from carrel_execution.isolation.host import ProcessHost
-from carrel_execution.journal_store import JournalStore
-from carrel_execution.models import Models
-from carrel_execution.operations import Operations
-from carrel_execution.outbox import Outbox
-from carrel_execution.queue import Queue
-from carrel_execution.registry import AgentRegistry
+from carrel_execution.journal.store import JournalStore
+from carrel_execution.models.calls import Models
+from carrel_execution.queue.outbox import Outbox
+from carrel_execution.queue.store import Queue
+from carrel_execution.queue.waiting import in_background
+from carrel_execution.queue.worker import Worker
+from carrel_execution.runs.operations import Operations
+from carrel_execution.runs.start import StartRequest
+from carrel_execution.runs.statistics import RunStatistics
 from carrel_execution.settings import ExecutionSettings
-from carrel_execution.start import StartRequest
-from carrel_execution.statistics import RunStatistics
-from carrel_execution.waiting import in_background
-from carrel_execution.worker import Worker
 from tests.bench.report import percentile
 from tests.bench.stepping import AGENTS
 

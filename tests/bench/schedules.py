@@ -14,7 +14,7 @@ from carrel.api.runs.v1 import schedule_service_pb2_grpc as rpc
 from carrel_chassis.db.engine import cross_user_engine
 from carrel_chassis.ids import new_id
 from carrel_chassis.stack import Stack
-from carrel_execution.retention import Retention
+from carrel_execution.runs.retention import Retention
 from tests.bench.report import Figure
 from tests.support.expect import eventually
 from tests.support.system import Person, System, test_settings

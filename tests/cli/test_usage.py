@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carrel_execution.isolation.bounds import kernel_confines
+from carrel_execution.agents.isolation.bounds import kernel_confines
 from tests.cli.program import carrel
 
 

@@ -14,7 +14,7 @@ import pytest
 from carrel import Client
 from carrel.tool_kit import run_tool
 from carrel_chassis.stack import Stack
-from carrel_execution.model_settings import load_models
+from carrel_execution.models.settings import load_models
 from carrel_tools.tool_sources import added_tools
 from tests.support.system import ROOT, System, test_settings
 

@@ -18,9 +18,9 @@ from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import new_id
 from carrel_chassis.stack import Stack, StackSettings
 from carrel_execution.domain import ClaimedRun, Outcome, Run
-from carrel_execution.queue import Expired, Queue
-from carrel_execution.repository import Runs
-from carrel_execution.start import Accepted, Offer, QueueLimits, Refusal, ServiceRules, StartRequest
+from carrel_execution.queue.store import Expired, Queue
+from carrel_execution.runs.repository import Runs
+from carrel_execution.runs.start import Accepted, Offer, QueueLimits, Refusal, ServiceRules, StartRequest
 from tests.support.system import System, test_settings
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

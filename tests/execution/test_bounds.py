@@ -12,7 +12,7 @@ from typing import Any
 _MB = 1024 * 1024
 _PROGRAM = """
 import json, mmap, resource, sys
-from carrel_execution.isolation.bounds import bound_memory, memory_now
+from carrel_execution.agents.isolation.bounds import bound_memory, memory_now
 
 had = memory_now()
 {first}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carrel_chassis.errors import CarrelError
-from carrel_execution.cron import MAX_CHARACTERS, check_cron, next_time
+from carrel_execution.schedules.cron import MAX_CHARACTERS, check_cron, next_time
 
 VIENNA = "Europe/Vienna"
 NOW = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)

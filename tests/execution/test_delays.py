@@ -10,9 +10,9 @@ from sqlalchemy import text
 
 from carrel_execution import domain
 from carrel_execution.domain import ClaimedRun, Run, State
-from carrel_execution.outbox import final_event
-from carrel_execution.queue import Overdue, Queue, Sent
-from carrel_execution.start import Accepted, QueueLimits, Refusal
+from carrel_execution.queue.outbox import final_event
+from carrel_execution.queue.store import Overdue, Queue, Sent
+from carrel_execution.runs.start import Accepted, QueueLimits, Refusal
 from tests.execution.conftest import NOW, Desk
 from tests.support.expect import eventually
 

@@ -10,7 +10,7 @@ import pytest
 
 from carrel_execution import domain
 from carrel_execution.domain import State
-from carrel_execution.start import Accepted, Offer, QueueLimits
+from carrel_execution.runs.start import Accepted, Offer, QueueLimits
 from tests.execution.conftest import NOW, RULES, Desk
 
 DONE = domain.succeeded({"done": True})

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from carrel.api.events.v1 import event_pb2 as pb
 from carrel_chassis.errors import CarrelError
-from carrel_execution import domain, events
+from carrel_execution import domain
+from carrel_execution.attempt import events
 from carrel_execution.domain import ListRequest, Outcome, Run, State
-from carrel_execution.start import StartRequest, check_input
+from carrel_execution.runs.start import StartRequest, check_input
 
 RUN = Run("run-7", "thread-7", "echo", State.QUEUED, 0, "{}", "", "", "", "", datetime.now(UTC), None, None)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from carrel.api.events.v1 import event_pb2 as pb
-from carrel_execution.emitter import Emitter
+from carrel_execution.attempt.emitter import Emitter
 
 
 class Gate:

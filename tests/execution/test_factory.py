@@ -14,11 +14,11 @@ import pytest
 from carrel.agent import JSON, Agent, AgentError, RunContext
 from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import UserContext
-from carrel_execution.factory import InstanceFactory
-from carrel_execution.in_loop import guard_loop
-from carrel_execution.isolation.host import ProcessHost
-from carrel_execution.registry import AgentRegistry, load_registry
-from carrel_execution.watchdog import agents_named_in
+from carrel_execution.agents.factory import InstanceFactory
+from carrel_execution.agents.in_loop import guard_loop
+from carrel_execution.agents.isolation.host import ProcessHost
+from carrel_execution.agents.registry import AgentRegistry, load_registry
+from carrel_execution.agents.watchdog import agents_named_in
 from tests.support.agents import Corpora, LocalRun
 
 

@@ -16,7 +16,7 @@ from carrel.api.runs.v1 import run_service_pb2 as pb
 from carrel.api.runs.v1 import run_service_pb2_grpc as rpc
 from carrel_chassis.db.engine import cross_user_engine
 from carrel_chassis.ids import new_id
-from carrel_execution.follow import UNFOLLOWED
+from carrel_execution.runs.follow import UNFOLLOWED
 from tests.execution.test_runs import CANCELLED, SUCCEEDED, Runs
 from tests.support.expect import refused
 from tests.support.system import Person, System

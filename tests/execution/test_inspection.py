@@ -13,8 +13,8 @@ from carrel.api.runs.v1 import run_pb2, worker_pb2
 from carrel.api.runs.v1 import run_service_pb2 as pb
 from carrel.api.runs.v1 import run_service_pb2_grpc as rpc
 from carrel_chassis.stack import Stack
-from carrel_execution.instance_counts import Durations
-from carrel_execution.isolation.bounds import kernel_confines
+from carrel_execution.agents.instance_counts import Durations
+from carrel_execution.agents.isolation.bounds import kernel_confines
 from tests.execution.test_runs import Runs
 from tests.support.directory import with_role
 from tests.support.expect import eventually, refused

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from carrel.replay import Ask, StepKind, StepRecord, StepState, WaitKind, WaitState
 from carrel_chassis.ids import new_id
 from carrel_execution.domain import ClaimedRun, succeeded
-from carrel_execution.journal_repository import Journals
-from carrel_execution.journal_store import JournalStore, Standing
+from carrel_execution.journal.repository import Journals
+from carrel_execution.journal.store import JournalStore, Standing
 from tests.execution.conftest import Desk
 from tests.support.expect import eventually
 

@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from carrel.agent import JSON
 from carrel.agent_errors import AgentDied
-from carrel_execution.isolation.host import ProcessHost
-from carrel_execution.isolation.proxy import ProcessAgent
+from carrel_execution.agents.isolation.host import ProcessHost
+from carrel_execution.agents.isolation.proxy import ProcessAgent
 from tests.support.agents import Corpora, LocalRun
 from tests.support.expect import eventually
 

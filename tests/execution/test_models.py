@@ -14,8 +14,8 @@ import pytest_asyncio
 from carrel.agent import AgentError
 from carrel.model_answer import answer_of, text_request
 from carrel_chassis.errors import CarrelError
-from carrel_execution.model_settings import load_models
-from carrel_execution.models import Models, open_models
+from carrel_execution.models.calls import Models, open_models
+from carrel_execution.models.settings import load_models
 from tests.support.openai_server import PROMPT_TOKENS, OpenAiServer, Reply, openai_server
 
 KEY = "sk-test-0123456789abcdef"

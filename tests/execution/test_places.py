@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from carrel_execution.attempt import Workshop
-from carrel_execution.queue import Queue
+from carrel_execution.attempt.attempt import Workshop
+from carrel_execution.queue.store import Queue
+from carrel_execution.queue.waiting import in_background
+from carrel_execution.queue.worker import Worker
+from carrel_execution.runs.start import Accepted, Offer, QueueLimits
 from carrel_execution.settings import ExecutionSettings
-from carrel_execution.start import Accepted, Offer, QueueLimits
-from carrel_execution.waiting import in_background
-from carrel_execution.worker import Worker
 from tests.execution.conftest import NOW, Desk
 from tests.support.expect import eventually
 

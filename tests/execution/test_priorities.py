@@ -6,7 +6,7 @@ from collections import Counter
 
 from carrel_execution import domain
 from carrel_execution.domain import ClaimedRun
-from carrel_execution.queue import Queue
+from carrel_execution.queue.store import Queue
 from tests.execution.conftest import Desk
 
 DONE = domain.succeeded({"done": True})

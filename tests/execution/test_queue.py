@@ -9,10 +9,11 @@ import pytest
 from asyncpg import PostgresError
 from sqlalchemy import text
 
-from carrel_execution import domain, repository
+from carrel_execution import domain
 from carrel_execution.domain import ClaimedRun, ListRequest, State
-from carrel_execution.queue import Queue, Sent
-from carrel_execution.repository import OWN, Runs
+from carrel_execution.queue.store import Queue, Sent
+from carrel_execution.runs import repository
+from carrel_execution.runs.repository import OWN, Runs
 from tests.execution.conftest import ACCEPT_VALUES, Desk
 from tests.support.expect import eventually
 

@@ -8,8 +8,8 @@ from sqlalchemy import text
 
 from carrel_execution import domain
 from carrel_execution.domain import ListRequest
-from carrel_execution.repository import Runs
-from carrel_execution.start import Offer, QueueLimits
+from carrel_execution.runs.repository import Runs
+from carrel_execution.runs.start import Offer, QueueLimits
 from tests.execution.conftest import NOW, Desk
 
 DONE = domain.succeeded({"done": True})

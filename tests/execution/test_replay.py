@@ -21,7 +21,7 @@ from carrel.replay import (
     error_of,
     wait_id,
 )
-from carrel_execution.retrying import retry_of
+from carrel_execution.queue.retrying import retry_of
 
 DONE = StepRecord("3", StepKind.LOCAL, "work", "", StepState.SUCCEEDED, "7")
 FAILED = replace(

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from carrel_chassis.db.engine import Engine, cross_user_engine
-from carrel_execution.retention import Retention
+from carrel_execution.runs.retention import Retention
 from tests.execution.test_runs import SUCCEEDED, Runs
 from tests.support.expect import eventually
 from tests.support.system import Person, System

@@ -23,7 +23,7 @@ from carrel.api.runs.v1 import schedule_service_pb2_grpc as rpc
 from carrel_chassis.db.engine import Connection, cross_user_engine
 from carrel_chassis.ids import new_id
 from carrel_chassis.signing import decode_context
-from carrel_execution.due_schedules import TAKE_DUE_SCHEDULES
+from carrel_execution.schedules.due import TAKE_DUE_SCHEDULES
 from tests.context.test_births import exchange
 from tests.context.test_limits import set_limits
 from tests.execution.test_follow import plan

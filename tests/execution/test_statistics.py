@@ -20,7 +20,7 @@ from carrel.api.runs.v1 import run_service_pb2_grpc as rpc
 from carrel_chassis.db.engine import cross_user_engine
 from carrel_chassis.errors import CarrelError
 from carrel_execution.domain import State
-from carrel_execution.statistics import NEVER_BEGAN, Count, RunStatistics, Summary, bucket_of, summaries
+from carrel_execution.runs.statistics import NEVER_BEGAN, Count, RunStatistics, Summary, bucket_of, summaries
 from tests.execution.test_runs import CANCELLED, Runs
 from tests.support.directory import with_role
 from tests.support.expect import eventually, refused

@@ -14,8 +14,8 @@ from carrel.api.runs.v1 import run_pb2
 from carrel_chassis.ids import new_id
 from carrel_execution import domain
 from carrel_execution.domain import ClaimedRun
-from carrel_execution.queue import Queue
-from carrel_execution.start import QueueLimits, Refusal
+from carrel_execution.queue.store import Queue
+from carrel_execution.runs.start import QueueLimits, Refusal
 from tests.context.test_limits import set_limits
 from tests.execution.conftest import NOW, Desk
 from tests.execution.test_runs import Runs

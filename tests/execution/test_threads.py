@@ -8,8 +8,8 @@ import pytest
 
 from carrel_execution import domain
 from carrel_execution.domain import ClaimedRun, Run, State
-from carrel_execution.queue import Queue
-from carrel_execution.start import Accepted, QueueLimits, Refusal
+from carrel_execution.queue.store import Queue
+from carrel_execution.runs.start import Accepted, QueueLimits, Refusal
 from tests.execution.conftest import NOW, Desk
 
 DONE = domain.succeeded({"done": True})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carrel.api.events.v1 import event_pb2
-from carrel_execution.tool_progress import PAUSE_SECONDS, ToolProgress
+from carrel_execution.attempt.tool_progress import PAUSE_SECONDS, ToolProgress
 from tests.execution.test_runs import SUCCEEDED, Runs, types
 from tests.support.system import Person, System
 

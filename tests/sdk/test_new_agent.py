@@ -13,7 +13,7 @@ import pytest
 from carrel.agent_sources import load_agents
 from carrel_chassis.errors import CarrelError
 from carrel_cli.checkup import check_up
-from carrel_execution.registry import load_registry
+from carrel_execution.agents.registry import load_registry
 
 TWICE = """
 import carrel
@@ -46,7 +46,7 @@ async def test_a_new_project_passes_its_own_test_and_is_found_when_installed(tmp
     assert code == 0 and "3 passed" in output, output
     site = tmp_path / "site"
     install(project, site)
-    look = "from carrel_execution.registry import load_registry; print(load_registry([]).names)"
+    look = "from carrel_execution.agents.registry import load_registry; print(load_registry([]).names)"
     code, output = await run([sys.executable, "-c", look], site, project)
     assert "parrot" in output and "supervisor" in output, output
 

@@ -28,12 +28,12 @@ from tests.support.system import Person, System
 REPOSITORIES = {
     "carrel_context": ("carrel_context.repository", "carrel_context.threads", "carrel_context.sessions"),
     "carrel_execution": (
-        "carrel_execution.repository",
-        "carrel_execution.journal_repository",
-        "carrel_execution.schedule_repository",
-        "carrel_execution.follow",
-        "carrel_execution.statistics",
-        "carrel_execution.model_usage",
+        "carrel_execution.runs.repository",
+        "carrel_execution.journal.repository",
+        "carrel_execution.schedules.repository",
+        "carrel_execution.runs.follow",
+        "carrel_execution.runs.statistics",
+        "carrel_execution.models.usage",
     ),
     "carrel_tools": ("carrel_tools.repository", "carrel_tools.corpus_repository", "carrel_tools.audit"),
     "carrel_events": ("carrel_events.repository",),

@@ -1,0 +1,1 @@
+"""Runs that are started by the clock, for users who have said when."""
