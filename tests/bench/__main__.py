@@ -20,6 +20,7 @@ PARTS = (
     "chain",
     "issue",
     "run",
+    "hops",
     "claims",
     "engine",
     "noisy",
@@ -35,6 +36,7 @@ PARTS = (
     "events_idle",
     "events_scale",
     "gateway",
+    "shedding",
 )
 """The modules beside this one; each has `async def measure() -> list[Figure]`."""
 

@@ -31,6 +31,31 @@ def no_failure(error: Exception) -> None:
     raise AssertionError(error)
 
 
+async def test_what_comes_soon_after_the_first_is_in_its_batch() -> None:
+    gate = Gate()
+    emitter = Emitter(gate.send, no_failure)
+    emitter.put(event(1))
+    emitter.start()
+    for number in (2, 3):
+        await asyncio.sleep(0)
+        await emitter.emit(event(number))
+    await gate.arrived.acquire()
+    assert gate.batches == [["e1", "e2", "e3"]]
+    gate.open.release()
+    assert await emitter.settle(5.0) == []
+
+
+async def test_a_run_that_ends_soon_begins_no_batch() -> None:
+    gate = Gate()
+    emitter = Emitter(gate.send, no_failure)
+    emitter.put(event(1))
+    emitter.start()
+    await asyncio.sleep(0)
+    emitter.put(event(2))
+    assert [each.event_id for each in await emitter.settle(5.0)] == ["e1", "e2"]
+    assert gate.batches == []
+
+
 async def test_what_comes_while_a_batch_is_under_way_is_the_next_batch() -> None:
     gate = Gate()
     emitter = Emitter(gate.send, no_failure)

@@ -10,12 +10,15 @@ from carrel.api.events.v1 import event_pb2 as pb
 from carrel_execution.attempt.events import batches
 
 _MOST_WAITING = 256
+LINGER_SECONDS = 0.005
+"""How long the first event of a batch waits for others. A short run then tells all that it has to tell in one append, which is one
+commit and one call fewer; nobody sees five milliseconds."""
 
 Send = Callable[[Sequence[pb.Event]], Awaitable[None]]
 
 
 class Emitter:
-    """Sends what is waiting as one batch as soon as the batch before is in the log.
+    """Sends what has come in a few milliseconds as one batch, one batch after the other.
 
     `send` returns when the batch is in the log and raises when it never will be: then `on_failure` is told, and nothing more is sent.
     """
@@ -64,6 +67,8 @@ class Emitter:
         try:
             while True:
                 await self._news.wait()
+                if not self._sealed:
+                    await asyncio.sleep(LINGER_SECONDS)
                 if self._sealed:
                     return
                 batch = next(batches(self._waiting))
