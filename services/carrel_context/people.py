@@ -17,10 +17,10 @@ from carrel_chassis.db.engine import Connection
 from carrel_chassis.db.tenants import TenantDatabase
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.ids import check_id
+from carrel_chassis.pages import page_size, read_token, write_token
 from carrel_chassis.revocations import Revocation, What
 from carrel_context.api_keys import new_api_key
 from carrel_context.domain import ROLES, check_scope
-from carrel_context.pages import page_size, read_token, write_token
 from carrel_context.revocations import RevocationOperations, change, demand_new_contexts, is_revoked
 
 Scopes = frozenset[str]

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import text
 
 from carrel_chassis.db.sessions import UserSessions
-from carrel_chassis.errors import CarrelError, Kind, invalid
+from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id
+from carrel_chassis.pages import Page
 from carrel_chassis.revocations import What
 from carrel_context.domain import API_KEY_SESSION
-from carrel_context.pages import page_size, read_token, write_token
 from carrel_context.people import PeopleOperations
 from carrel_context.revocations import RevocationOperations
-
-_KIND = "sessions"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NEWEST = datetime(9999, 1, 1, tzinfo=UTC)
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
 GET_SESSION = text(f"SELECT kind FROM session WHERE {OWN} AND session_id = :session_id")
@@ -55,12 +51,14 @@ class SessionOperations:
 
     async def list(self, user: UserContext, call_id: str, asked: int, token: str) -> tuple[Sequence[Session], str]:
         """A page of sessions, newest first, and the token of the next page; empty on the last."""
-        size = page_size(asked, 50, 200)
-        create_time, session_id = _position(token) if token else (_NEWEST, "")
-        values = {**_owner(user), "create_time": create_time, "session_id": session_id, "count": size + 1}
+        page = Page.newest_first("sessions", asked, token)
+        values = {**_owner(user), "create_time": page.create_time, "session_id": page.id, "count": page.size + 1}
         async with self._sessions.open(user, call_id) as connection:
             found = [Session(*row) for row in await connection.execute(LIST_SESSIONS, values)]
-        return found[:size], _token(found[size - 1]) if len(found) > size else ""
+        if len(found) <= page.size:
+            return found, ""
+        last = found[page.size - 1]
+        return found[: page.size], page.token_after(last.create_time, last.session_id)
 
     async def end(self, user: UserContext, call_id: str, session_id: str) -> None:
         """Ends a session everywhere, and the API key that it is, if it is one; SESSION_NOT_FOUND."""
@@ -88,18 +86,3 @@ def session_not_found(session_id: str) -> CarrelError:
 
 def _owner(user: UserContext) -> dict[str, object]:
     return {"tenant_id": user.tenant_id, "user_id": user.user_id}
-
-
-def _token(session: Session) -> str:
-    micros = (session.create_time - _EPOCH) // timedelta(microseconds=1)
-    return write_token(_KIND, str(micros), session.session_id)
-
-
-def _position(token: str) -> tuple[datetime, str]:
-    micros, session_id = read_token(token, _KIND, 2)
-    try:
-        return _EPOCH + timedelta(microseconds=int(micros)), session_id
-    except (ValueError, OverflowError):
-        raise invalid(
-            "page_token", "page_token is not one that this list gave out; begin again without one.", "CURSOR_INVALID"
-        ) from None

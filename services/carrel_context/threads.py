@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import text
 
@@ -12,12 +12,9 @@ from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id, new_id
-from carrel_context.pages import page_size, read_token, write_token
+from carrel_chassis.pages import Page
 
 MAX_TITLE = 256
-_KIND = "threads"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NEWEST = datetime(9999, 1, 1, tzinfo=UTC)
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
 _COLUMNS = "thread_id, title, create_time, update_time"
@@ -99,12 +96,14 @@ class ThreadOperations:
 
     async def list(self, user: UserContext, call_id: str, asked: int, token: str) -> tuple[Sequence[Thread], str]:
         """A page of threads, newest first, and the token of the next page; empty on the last."""
-        size = page_size(asked, 50, 200)
-        create_time, thread_id = _position(token) if token else (_NEWEST, "")
-        values = {**_owner(user), "create_time": create_time, "thread_id": thread_id, "count": size + 1}
+        page = Page.newest_first("threads", asked, token)
+        values = {**_owner(user), "create_time": page.create_time, "thread_id": page.id, "count": page.size + 1}
         async with self._sessions.open(user, call_id) as connection:
             found = [Thread(*row) for row in await connection.execute(LIST_THREADS, values)]
-        return found[:size], _token(found[size - 1]) if len(found) > size else ""
+        if len(found) <= page.size:
+            return found, ""
+        last = found[page.size - 1]
+        return found[: page.size], page.token_after(last.create_time, last.thread_id)
 
     async def rename(self, user: UserContext, call_id: str, thread_id: str, title: str) -> Thread:
         """The thread with its new title; THREAD_NOT_FOUND."""
@@ -146,18 +145,3 @@ def thread_not_found(thread_id: str) -> CarrelError:
 
 def _owner(user: UserContext) -> dict[str, object]:
     return {"tenant_id": user.tenant_id, "user_id": user.user_id}
-
-
-def _token(thread: Thread) -> str:
-    micros = (thread.create_time - _EPOCH) // timedelta(microseconds=1)
-    return write_token(_KIND, str(micros), thread.thread_id)
-
-
-def _position(token: str) -> tuple[datetime, str]:
-    micros, thread_id = read_token(token, _KIND, 2)
-    try:
-        return _EPOCH + timedelta(microseconds=int(micros)), thread_id
-    except (ValueError, OverflowError):
-        raise invalid(
-            "page_token", "page_token is not one that this list gave out; begin again without one.", "CURSOR_INVALID"
-        ) from None

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from carrel.json_text import clean as clean
 from carrel.json_text import from_json as from_json
 from carrel.json_text import to_json as to_json
-from carrel_chassis.errors import CarrelError, Kind, invalid
-from carrel_chassis.ids import check_id, is_id
+from carrel_chassis.errors import CarrelError, Kind
+from carrel_chassis.ids import check_id
+from carrel_chassis.pages import Page, list_name
 
 MAX_RESULT_BYTES = 1024 * 1024
-MAX_PAGE_SIZE = 200
-DEFAULT_PAGE_SIZE = 50
 MAX_REASON_CHARACTERS = 500
 
 
@@ -175,58 +172,25 @@ def timed_out(seconds: float) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Where a list of runs goes on: after this run, newest first."""
-
-    create_time: datetime
-    run_id: str
-
-
-START = Position(datetime(9999, 1, 1, tzinfo=UTC), "")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
 class ListRequest:
-    """A page of a list of runs; checked."""
+    """A page of a list of runs, newest first; checked."""
 
-    page_size: int
     states: tuple[State, ...]
     thread_id: str
-    after: Position
+    page: Page
 
     @classmethod
     def checked(cls, page_size: int, page_token: str, states: Sequence[State], thread_id: str) -> ListRequest:
         """Raises INVALID_ARGUMENT for a wrong size or id, and CURSOR_INVALID for a token of another list."""
-        if page_size > MAX_PAGE_SIZE:
-            raise invalid("page_size", f"page_size is {page_size}; it may be 1 to {MAX_PAGE_SIZE}.")
         if thread_id:
             check_id(thread_id, "thread_id")
         wanted = tuple(sorted(set(states)))
-        after = _position(page_token, _filter_mark(wanted, thread_id)) if page_token else START
-        return cls(page_size or DEFAULT_PAGE_SIZE, wanted, thread_id, after)
+        of = list_name("runs", thread_id, *wanted)
+        return cls(wanted, thread_id, Page.newest_first(of, page_size, page_token))
 
     def token_after(self, run: Run) -> str:
         """The token of the page after this run."""
-        micros = (run.create_time - _EPOCH) // timedelta(microseconds=1)
-        mark = _filter_mark(self.states, self.thread_id)
-        return base64.urlsafe_b64encode(f"{mark} {micros} {run.run_id}".encode()).decode()
-
-
-def _filter_mark(states: Iterable[State], thread_id: str) -> str:
-    return hashlib.sha256(f"{','.join(states)} {thread_id}".encode()).hexdigest()[:8]
-
-
-def _position(token: str, mark: str) -> Position:
-    try:
-        found, micros, run_id = base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii").split(" ")
-        position = Position(_EPOCH + timedelta(microseconds=int(micros)), run_id)
-        if found == mark and is_id(run_id):
-            return position
-    except (ValueError, OverflowError):  # binascii.Error is a ValueError
-        pass
-    message = "page_token is not one that this list gave out; begin again without one."
-    raise invalid("page_token", message, "CURSOR_INVALID")
+        return self.page.token_after(run.create_time, run.run_id)
 
 
 def run_not_found(run_id: str) -> CarrelError:

@@ -64,7 +64,7 @@ def test_cleaned_text_fits_every_store(text: str, limit: int) -> None:
 def test_a_page_token_is_good_for_the_same_list_alone() -> None:
     mine = ListRequest.checked(2, "", [State.QUEUED], "")
     token = mine.token_after(RUN)
-    assert ListRequest.checked(2, token, [State.QUEUED], "").after.run_id == "run-7"
+    assert ListRequest.checked(2, token, [State.QUEUED], "").page.id == "run-7"
     for states, thread_id, given_token in (
         ([], "", token),
         ([State.QUEUED], "thread-7", token),

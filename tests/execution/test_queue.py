@@ -9,6 +9,7 @@ import pytest
 from asyncpg import PostgresError
 from sqlalchemy import text
 
+from carrel_chassis.pages import LATEST
 from carrel_execution import domain
 from carrel_execution.domain import ClaimedRun, ListRequest, State
 from carrel_execution.queue.store import Queue, Sent
@@ -210,7 +211,7 @@ async def test_without_its_filter_a_statement_still_finds_only_own_rows(desk: De
         **dict.fromkeys(("request_digest", "grant_bytes", "event"), b"x"),
         **{"tenant_id": other.user.tenant_id, "user_id": other.user.user_id},
         **ACCEPT_VALUES,
-        **{"page_size": 9, "states": [], "create_time": domain.START.create_time},
+        **{"page_size": 9, "states": [], "create_time": LATEST},
     }
     if name == "LIST":
         values |= {"thread_id": "", "run_id": ""}

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from carrel.replay import WaitKind, WaitState
 from carrel_chassis.db.engine import Connection, Row
 from carrel_chassis.identity import UserContext
+from carrel_chassis.pages import Page
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
 
@@ -107,31 +108,27 @@ class Journals:
         self._connection = connection
         self._owner = {"tenant_id": user.tenant_id, "user_id": user.user_id}
 
-    async def list_steps(self, run_id: str, after: tuple[datetime, str], page_size: int) -> tuple[list[Step], bool]:
+    async def list_steps(self, run_id: str, page: Page) -> tuple[list[Step], bool]:
         """A page of a run's steps, oldest first, and whether there are more."""
-        create_time, step_id = after
         values = {
             **self._owner,
             "run_id": run_id,
-            "create_time": create_time,
-            "step_id": step_id,
-            "page_size": page_size,
+            "create_time": page.create_time,
+            "step_id": page.id,
+            "page_size": page.size,
         }
         rows = (await self._connection.execute(LIST_STEPS, values)).all()
         return [Step(*row[:10]) for row in rows], bool(rows) and rows[0].all_found > len(rows)
 
-    async def list_waits(
-        self, run_id: str, states: Sequence[WaitState], after: tuple[datetime, str], page_size: int
-    ) -> tuple[list[Wait], bool]:
+    async def list_waits(self, run_id: str, states: Sequence[WaitState], page: Page) -> tuple[list[Wait], bool]:
         """A page of waits, oldest first, and whether there are more; of all runs where `run_id` is empty."""
-        create_time, wait_id = after
         values = {
             **self._owner,
             "run_id": run_id,
             "states": [str(state) for state in states],
-            "create_time": create_time,
-            "wait_id": wait_id,
-            "page_size": page_size,
+            "create_time": page.create_time,
+            "wait_id": page.id,
+            "page_size": page.size,
         }
         rows = (await self._connection.execute(LIST_WAITS, values)).all()
         return [_wait(row) for row in rows], bool(rows) and rows[0].all_found > len(rows)

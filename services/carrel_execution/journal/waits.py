@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from carrel.replay import Answered, WaitKind, WaitState
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id
+from carrel_chassis.pages import Page, list_name
 from carrel_execution import domain
 from carrel_execution.attempt import events
-from carrel_execution.domain import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from carrel_execution.journal.answers import checked_answer
 from carrel_execution.journal.repository import Journals, Step, Wait
 from carrel_execution.runs.repository import Runs
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +41,9 @@ class WaitOperations:
     ) -> tuple[list[Step], str]:
         """A page of the journal of a run, and the token of the next page, "" on the last; RUN_NOT_FOUND."""
         check_id(run_id, "run_id")
-        page = _Page.checked(page_size, page_token, "steps", run_id)
+        page = Page.oldest_first(list_name("steps", run_id), page_size, page_token)
         async with self._sessions.open(user, call_id) as connection:
-            steps, more = await Journals(connection, user).list_steps(run_id, page.after, page.size)
+            steps, more = await Journals(connection, user).list_steps(run_id, page)
             if not steps and await Runs(connection, user).get(run_id) is None:
                 raise domain.run_not_found(run_id)
         return steps, page.token_after(steps[-1].create_time, steps[-1].step_id) if more else ""
@@ -66,9 +61,9 @@ class WaitOperations:
         if run_id:
             check_id(run_id, "run_id")
         wanted = sorted(set(states)) or [WaitState.PENDING]
-        page = _Page.checked(page_size, page_token, "waits", run_id, *wanted)
+        page = Page.oldest_first(list_name("waits", run_id, *wanted), page_size, page_token)
         async with self._sessions.open(user, call_id) as connection:
-            waits, more = await Journals(connection, user).list_waits(run_id, wanted, page.after, page.size)
+            waits, more = await Journals(connection, user).list_waits(run_id, wanted, page)
         return waits, page.token_after(waits[-1].create_time, waits[-1].wait_id) if more else ""
 
     async def resolve_wait(self, user: UserContext, call_id: str, wait_id: str, answer: str | Decision | None) -> Wait:
@@ -90,38 +85,6 @@ class WaitOperations:
                 raise _wait_over(after)
         await self._on_ready()
         return after
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """A page of a list that goes from the oldest to the newest; it goes on after `after`."""
-
-    size: int
-    mark: str
-    """Tells the list that a token belongs to."""
-    after: tuple[datetime, str]
-
-    @classmethod
-    def checked(cls, size: int, token: str, *what: str) -> _Page:
-        if size > MAX_PAGE_SIZE:
-            raise invalid("page_size", f"page_size is {size}; it may be 1 to {MAX_PAGE_SIZE}.")
-        mark = hashlib.sha256(" ".join(what).encode()).hexdigest()[:8]
-        return cls(size or DEFAULT_PAGE_SIZE, mark, _position(token, mark) if token else (_EPOCH, ""))
-
-    def token_after(self, create_time: datetime, id: str) -> str:
-        micros = (create_time - _EPOCH) // timedelta(microseconds=1)
-        return base64.urlsafe_b64encode(f"{self.mark} {micros} {id}".encode()).decode()
-
-
-def _position(token: str, mark: str) -> tuple[datetime, str]:
-    try:
-        found, micros, id = base64.b64decode(token, altchars=b"-_", validate=True).decode("ascii").split(" ")
-        if found == mark:
-            return _EPOCH + timedelta(microseconds=int(micros)), id
-    except (ValueError, OverflowError):  # binascii.Error is a ValueError
-        pass
-    message = "page_token is not one that this list gave out; begin again without one."
-    raise invalid("page_token", message, "CURSOR_INVALID")
 
 
 def _checked(wait: Wait, answer: str | Decision | None) -> tuple[WaitState, str]:

@@ -126,11 +126,11 @@ class Runs:
         """A page of runs without their results, and whether there are more."""
         values = {
             **self._owner,
-            "create_time": request.after.create_time,
-            "run_id": request.after.run_id,
+            "create_time": request.page.create_time,
+            "run_id": request.page.id,
             "thread_id": request.thread_id,
             "states": [str(state) for state in request.states],
-            "page_size": request.page_size,
+            "page_size": request.page.size,
         }
         rows = (await self._connection.execute(LIST, values)).all()
         return [_run(row) for row in rows], bool(rows) and rows[0].all_found > len(rows)

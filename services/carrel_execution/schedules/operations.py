@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id, new_id
+from carrel_chassis.pages import Page
 from carrel_execution import domain
-from carrel_execution.pages import Page
 from carrel_execution.runs.operations import Operations
 from carrel_execution.schedules import schedule
 from carrel_execution.schedules.cron import check_cron

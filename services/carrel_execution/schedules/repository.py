@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from carrel_chassis.db.engine import Connection, Row
 from carrel_chassis.identity import UserContext
+from carrel_chassis.pages import Page
 from carrel_execution.domain import BusyThread
-from carrel_execution.pages import Page
 from carrel_execution.schedules.schedule import Schedule, ScheduleRequest
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"

@@ -7,8 +7,8 @@ from typing import Any
 from carrel.api.runs.v1 import schedule_pb2
 from carrel.api.runs.v1 import schedule_service_pb2 as pb
 from carrel.api.runs.v1 import schedule_service_pb2_grpc as rpc
+from carrel_chassis.pages import Page
 from carrel_chassis.rpc.call import caller, current_call
-from carrel_execution.pages import Page
 from carrel_execution.runs.start import StartRequest
 from carrel_execution.schedules.operations import ScheduleOperations
 from carrel_execution.schedules.schedule import Schedule, ScheduleRequest
@@ -40,7 +40,7 @@ class ScheduleServicer(rpc.ScheduleServiceServicer):
         return pb.GetScheduleResponse(schedule=_message(schedule))
 
     async def ListSchedules(self, request: pb.ListSchedulesRequest, context: Any) -> pb.ListSchedulesResponse:
-        page = Page.checked("schedules", request.page_size, request.page_token)
+        page = Page.newest_first("schedules", request.page_size, request.page_token)
         schedules, token = await self._operations.list(caller(), current_call().call_id, page)
         return pb.ListSchedulesResponse(schedules=[_message(each) for each in schedules], next_page_token=token)
 
