@@ -23,13 +23,13 @@ from carrel_execution.agents.factory import InstanceFactory
 from carrel_execution.attempt import events
 from carrel_execution.attempt.asking import Asking
 from carrel_execution.attempt.credentials import ContextRefused, Credentials
-from carrel_execution.attempt.emitter import Emitter
 from carrel_execution.attempt.parts import Part
 from carrel_execution.attempt.run_context import LiveContext
 from carrel_execution.attempt.run_journal import RunJournal
+from carrel_execution.attempt.telling import Telling
 from carrel_execution.attempt.tool_progress import Tell
 from carrel_execution.attempt.world import ConsentRequired, ReplayedFailure
-from carrel_execution.clients import Consent, Contexts, Credential, Log, Tools, passes, persist
+from carrel_execution.clients import Consent, Contexts, Credential, Log, Tools, persist
 from carrel_execution.domain import ClaimedRun, Outcome, State
 from carrel_execution.journal.answers import consent_until
 from carrel_execution.journal.store import JournalStore, Standing
@@ -37,12 +37,11 @@ from carrel_execution.models.calls import Models
 from carrel_execution.models.requests import Write
 from carrel_execution.queue.outbox import Outbox
 from carrel_execution.queue.retrying import retry_of
-from carrel_execution.queue.store import Ended, Queue, Sent
+from carrel_execution.queue.store import Ended, Queue
 from carrel_execution.runs.statistics import RunStatistics
 from carrel_execution.settings import ExecutionSettings
 
 _SETTLE_SECONDS = 0.25
-_LAST_APPEND_SECONDS = 2.0
 
 
 class Stop(Enum):
@@ -96,11 +95,7 @@ class Attempt:
         """Set when nothing more comes of this attempt."""
         self._workshop = workshop
         self._credentials = Credentials(workshop.contexts, run, workshop.clock, credential)
-        self._emitter = Emitter(self._send, self._on_send_failure)
-        for event in run.unsent:
-            self._emitter.put(pb.Event.FromString(event))
-        self._left = len(run.unsent)
-        """How many of those, the first to be told, are not known to be in the log."""
+        self._telling = Telling(run, workshop.log, workshop.outbox, self._credentials, self._on_telling_failure)
         self._told = 0
         self._asking = Asking(lambda: self.stop(Stop.ASKING))
         self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
@@ -143,7 +138,7 @@ class Attempt:
             elif self._retry is not None and outcome is not None and not self._stopped.done():
                 outcome = await self._begin_again(outcome, self._retry)
             if outcome is None:
-                await self._emitter.settle(0.0)
+                await self._telling.settle(0.0)
                 logger.info(
                     "run.left", why=self._stopped.result().value if self._stopped.done() else "it is tried again"
                 )
@@ -230,8 +225,8 @@ class Attempt:
 
     def _begin(self) -> None:
         started = events.event(f"{self.run_id}.started", "agent_started", self.run.agent, self.now(), pb.AgentStarted())
-        self._emitter.put(started)
-        self._emitter.start()
+        self._telling.put(started)
+        self._telling.start()
 
     @cached_property
     def memory_limit_mb(self) -> int:
@@ -259,7 +254,7 @@ class Attempt:
         if self._told > (most := self._workshop.settings.events_per_run):
             # Not slowed down but ended: each event stays in the log of its user, and a run without end would fill that.
             await self.give_up("TOO_MANY_EVENTS", f"The run has sent more than {most} events; tell less, or in parts.")
-        await self._emitter.emit(event)
+        await self._telling.emit(event)
 
     async def call_tool(
         self, step_id: str, tool: str, arguments_json: str, consent: Answered | None, tell: Tell
@@ -330,27 +325,15 @@ class Attempt:
     def set_thread_state(self, state_json: str) -> None:
         self._new_thread_state = state_json
 
-    async def _send(self, batch: Sequence[pb.Event]) -> None:
-        """Returns when the batch is in the log, or can never be because there is something wrong with it."""
-        try:
-            await persist(lambda: self._append(batch), "AppendEvents", self.run_id)
-        except CarrelError as error:
-            if error.reason == "STALE_ATTEMPT":
-                raise
-            get_logger().error("events.refused", run_id=self.run_id, reason=error.reason, count=len(batch))
-        if self._left:
-            self._left = max(0, self._left - len(batch))
-            if not self._left:
-                self._forget(0, self.run.unsent_position)
-
-    async def _append(self, batch: Sequence[pb.Event]) -> None:
-        await self._credentials.call(lambda signed: self._workshop.log.append(signed, batch))
-
-    def _on_send_failure(self, error: Exception) -> None:
+    def _on_telling_failure(self, error: Exception) -> None:
         if isinstance(error, ContextRefused):
             self.stop(_why(error), str(error))
         else:
             self.stop(Stop.LOST)
+
+    def unsent(self) -> list[pb.Event]:
+        """What the user has not been told yet, as far as is known, but for what is in the outbox already."""
+        return self._telling.unsent()
 
     async def _park(self) -> Outcome | None:
         """Lets go of the run until its user answers; returns how it ends when its user has cancelled it meanwhile."""
@@ -364,7 +347,7 @@ class Attempt:
             return domain.cancelled(parked.reason)
         if parked.parked in ("WAITING", "QUEUED"):
             self.user_waits = True  # a place is free
-            await self._tell([*await self._emitter.settle(_SETTLE_SECONDS), *told], parked.position, len(rows))
+            await self._telling.tell([*await self._telling.settle(_SETTLE_SECONDS), *told], parked.position, len(rows))
         return None
 
     async def _begin_again(self, outcome: Outcome, policy: Retry) -> Outcome | None:
@@ -380,12 +363,8 @@ class Attempt:
             return domain.cancelled(retried.reason)
         if retried.ended == "RETRIED":
             self.user_waits = True
-            await self._tell([*await self._emitter.settle(_SETTLE_SECONDS), told], retried.position, len(rows))
+            await self._telling.tell([*await self._telling.settle(_SETTLE_SECONDS), told], retried.position, len(rows))
         return None
-
-    def unsent(self) -> list[pb.Event]:
-        """What the user has not been told yet, as far as is known, but for what is in the outbox already."""
-        return self._emitter.seal()[self._left :]
 
     async def _finish(self, outcome: Outcome) -> str:
         """Ends the run in one commit together with what its user has not been told yet; then tells it."""
@@ -396,7 +375,7 @@ class Attempt:
             outcome = domain.cancelled(ended.reason)
             ended = await self._commit(outcome, unsent)
         self.user_waits = ended.waiting
-        late = await self._emitter.settle(_SETTLE_SECONDS)
+        late = await self._telling.settle(_SETTLE_SECONDS)
         if ended.ended == "FINISHED":
             run = self.run
             self._workshop.statistics.ended(run.tenant_id, run.user_id, run.agent, outcome.state, ended.worked_seconds)
@@ -404,7 +383,7 @@ class Attempt:
             if ended.overtakes:
                 self._workshop.outbox.kick()
             else:
-                await self._tell([*late, last], ended.position, len(unsent) + 1)
+                await self._telling.tell([*late, last], ended.position, len(unsent) + 1)
         return ended.ended
 
     async def _commit(self, outcome: Outcome, unsent: Sequence[pb.Event]) -> Ended:
@@ -418,25 +397,6 @@ class Attempt:
             )
 
         return await persist(finish, "finish", self.run_id)
-
-    async def _tell(self, last: Sequence[pb.Event], position: int, count: int) -> None:
-        """Sends the last events at once, of which so many are in the outbox up to the position. If that fails, the relay sends them."""
-        run = self.run
-        try:
-            for batch in events.batches(last):
-                await self._credentials.call(
-                    lambda signed, batch=batch: self._workshop.log.append(signed, batch, _LAST_APPEND_SECONDS)  # type: ignore[misc]
-                )
-        except (CarrelError, ContextRefused) as error:
-            later = not isinstance(error, CarrelError) or passes(error)
-            get_logger().warning("events.left_to_relay", run_id=run.run_id, error=str(error), later=later)
-            return
-        if self._left:
-            self._forget(0, run.unsent_position)
-        self._forget(position - count + 1, position)
-
-    def _forget(self, first: int, last: int) -> None:
-        self._workshop.outbox.sent(Sent(self.run.tenant_id, self.run.user_id, self.run_id, last, first))
 
 
 def _cancelled(parts: Sequence[Part], agent: asyncio.Task[Outcome]) -> set[asyncio.Task[Any]]:
