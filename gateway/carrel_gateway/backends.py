@@ -87,7 +87,7 @@ UNARY: Mapping[str, Route] = {
     ),
     **_routes(CONTEXT, "carrel.api.context.v1.RevocationService", "Revoke", "Restore"),
     **_routes(CONTEXT, "carrel.api.context.v1.ContextService", "CreateApiKey", "InspectContext", "RotateSigningKeys"),
-    **_routes(TOOLS, "carrel.api.tools.v1.ToolService", "ListTools", "GetTool", "ListToolCalls"),
+    **_routes(TOOLS, "carrel.api.tools.v1.ToolService", "ListTools", "GetTool", "CancelTool", "ListToolCalls"),
     **_routes(
         TOOLS,
         "carrel.api.tools.v1.ToolPolicyService",

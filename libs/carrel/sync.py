@@ -200,6 +200,7 @@ class SyncClient(_Waiting[Client]):
     end_session = _waited(Client.end_session)
     list_tools = _waited(Client.list_tools)
     get_tool = _waited(Client.get_tool)
+    cancel_tool = _waited(Client.cancel_tool)
     list_tool_calls = _iterated(Client.list_tool_calls)
     list_tool_decisions = _iterated(Client.list_tool_decisions)
     upload_corpus = _waited(Client.upload_corpus)

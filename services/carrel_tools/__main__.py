@@ -22,11 +22,14 @@ from carrel_chassis.sandbox.level import Level, probe
 from carrel_chassis.trust import Trust, fetched_keys, fetched_revocations
 from carrel_tools.admission import Admission
 from carrel_tools.audit import Audit
+from carrel_tools.cancel_requests import CancelRequests
+from carrel_tools.cancelling import Cancelling
 from carrel_tools.corpora import CorpusLimits, CorpusOperations
 from carrel_tools.corpus_check import CorpusCheck
 from carrel_tools.corpus_servicer import CorpusServicer
 from carrel_tools.corpus_store import open_store
 from carrel_tools.desk import Desks
+from carrel_tools.in_flight import InFlight
 from carrel_tools.keyring import KeyRing
 from carrel_tools.limits import Slots, Turns
 from carrel_tools.pace import Meter, Pace
@@ -79,6 +82,9 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
         uploads = Slots("uploads", settings.user_uploads)
         corpora = CorpusOperations(sessions, store, key_ring, check, limits, uploads)
         web = Web(allowed_hosts(settings.http_hosts, settings.http_private_hosts), settings.http_max_bytes)
+        in_flight = InFlight()
+        cancel_requests = CancelRequests(keeper, in_flight, bus)
+        await stack.enter_async_context(cancel_requests.followed())
         calls = ToolCallOperations(
             sessions,
             Admission(sessions, policies, providers, approval_seconds=settings.approval_seconds),
@@ -87,11 +93,13 @@ async def serve(settings: ToolsSettings, stop: asyncio.Event) -> None:
             Pace(keeper),
             cpu_seconds=Meter(keeper, "tool_cpu_seconds", settings.user_tool_cpu_seconds, parts=1000),
             moved_bytes=Meter(keeper, "tool_bytes", settings.user_tool_bytes),
+            in_flight=in_flight,
             holder=new_id("process"),
             deadline_seconds=settings.tool_deadline_seconds,
         )
+        cancelling = Cancelling(sessions, Slots("tool_cancels", settings.user_tool_calls), cancel_requests.announce)
         server = RpcServer(settings, trust.authenticator(keys, revocations), revocations, trust.server_credentials())
-        server.register(add_ToolServiceServicer_to_server, ToolServicer(calls))
+        server.register(add_ToolServiceServicer_to_server, ToolServicer(calls, cancelling))
         server.register(add_CorpusServiceServicer_to_server, CorpusServicer(corpora))
         context = trust.peer("context", settings.context_address)
         stack.push_async_callback(context.close)

@@ -20,6 +20,10 @@ MAX_SENTENCE = 500
 
 _STEP = re.compile(r"[!-~]{1,256}", re.ASCII).fullmatch
 _TOOL = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII).fullmatch
+_TOOL_CALL = re.compile(r"[!-~]{1,512}", re.ASCII).fullmatch
+
+CANCELLED = "TOOL_CANCELLED"
+"""The reason, in the ledger, of a call that its user has cancelled."""
 
 
 class Outcome(Enum):
@@ -57,6 +61,11 @@ class Step:
     policy_version: str
     approval_id: str = ""
     """The consent that came with it."""
+
+    @property
+    def tool_call_id(self) -> str:
+        """The call's name by its place in the run, as the events of the run name it: a reader can join the two."""
+        return f"{self.run_id}.{self.step_id}"
 
     @property
     def idempotent(self) -> bool:
@@ -115,6 +124,7 @@ class ToolCall:
     step_id: str
     tool: str
     outcome: Outcome
+    error_reason: str
     error_message: str
     create_time: datetime
     finish_time: datetime | None
@@ -230,6 +240,15 @@ def tool_call_denied(name: str) -> CarrelError:
     )
 
 
+def tool_call_not_found() -> CarrelError:
+    """The one answer for a call that never was, one of another user, and one that has left no trace."""
+    return CarrelError(
+        Kind.NOT_FOUND,
+        "TOOL_CALL_NOT_FOUND",
+        "You have no tool call of this id, neither in the ledger nor under way; the events of your runs name those there are.",
+    )
+
+
 def corpus_not_found(name: str) -> CarrelError:
     """There is no such corpus of this user."""
     return CarrelError(
@@ -250,6 +269,14 @@ def check_step_id(step_id: str) -> str:
     if _STEP(step_id) is None:
         raise invalid("step_id", "step_id must have 1 to 256 printable ASCII characters and no blanks.", "INVALID_ID")
     return step_id
+
+
+def check_tool_call_id(tool_call_id: str) -> str:
+    """The id as it is; raises INVALID_ID."""
+    if _TOOL_CALL(tool_call_id) is None:
+        message = "tool_call_id must have 1 to 512 printable ASCII characters and no blanks."
+        raise invalid("tool_call_id", message, "INVALID_ID")
+    return tool_call_id
 
 
 def read_arguments(arguments_json: str) -> dict[str, Any]:

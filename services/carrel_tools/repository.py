@@ -93,13 +93,17 @@ USED_APPROVAL = text(f"""
         AND (run_id, step_id) <> (:run_id, :step_id) LIMIT 1
 """)
 
-_CALL = "tool_call_id, run_id, step_id, tool, outcome, error_message, create_time, finish_time"
+_CALL = "tool_call_id, run_id, step_id, tool, outcome, error_reason, error_message, create_time, finish_time"
 BEFORE = """(create_time, tool_call_id) < (CAST(CAST(:create_time AS text) AS timestamptz), :tool_call_id)
     ORDER BY create_time DESC, tool_call_id DESC LIMIT :size"""
 
 LIST_CALLS = text(f"SELECT {_CALL} FROM tool_call WHERE {OWN} AND outcome <> 'REPEATED' AND {BEFORE}")
 LIST_CALLS_OF_RUN = text(
     f"SELECT {_CALL} FROM tool_call WHERE {OWN} AND run_id = :run_id AND outcome <> 'REPEATED' AND {BEFORE}"
+)
+
+FIND_LINE = text(
+    f"SELECT {_CALL} FROM tool_call WHERE {OWN} AND tool_call_id = :tool_call_id AND outcome <> 'REPEATED'"
 )
 
 
@@ -123,8 +127,7 @@ def _of_decision(user: UserContext, step: Step) -> dict[str, Any]:
 
 
 def _of_call(user: UserContext, step: Step, holder: str) -> dict[str, Any]:
-    # Named by its place in the run, as the events of the run name it: a reader can join the two.
-    return {**_of_decision(user, step), "tool_call_id": f"{step.run_id}.{step.step_id}", "holder": holder}
+    return {**_of_decision(user, step), "tool_call_id": step.tool_call_id, "holder": holder}
 
 
 def _of_ending(ending: Ending) -> dict[str, Any]:
@@ -224,4 +227,14 @@ async def list_calls(
         rows = await session.execute(LIST_CALLS_OF_RUN, {**values, "run_id": run_id})
     else:
         rows = await session.execute(LIST_CALLS, values)
-    return [ToolCall(**{**dict(row), "outcome": Outcome(row.outcome)}) for row in rows]
+    return [_tool_call(row) for row in rows]
+
+
+async def find_line(session: Connection, user: UserContext, tool_call_id: str) -> ToolCall | None:
+    """The line of one call, if the ledger has one."""
+    row = (await session.execute(FIND_LINE, {**_own(user), "tool_call_id": tool_call_id})).one_or_none()
+    return None if row is None else _tool_call(row)
+
+
+def _tool_call(row: Row) -> ToolCall:
+    return ToolCall(**{**dict(row), "outcome": Outcome(row.outcome)})

@@ -16,6 +16,7 @@ from carrel.api.tools.v1 import tool_service_pb2 as pb
 from carrel_chassis.rpc.call import caller, current_call
 from carrel_tools import domain
 from carrel_tools.admission import Asked, OnProgress
+from carrel_tools.cancelling import DEFAULT_WAIT_SECONDS, Cancelling
 from carrel_tools.consent import Approval
 from carrel_tools.domain import Progress
 from carrel_tools.tool import Tool
@@ -28,8 +29,9 @@ _MOST_UNREAD = 100
 class ToolServicer(tool_service_pb2_grpc.ToolServiceServicer):
     """carrel.api.tools.v1.ToolService."""
 
-    def __init__(self, operations: ToolCallOperations) -> None:
+    def __init__(self, operations: ToolCallOperations, cancelling: Cancelling) -> None:
         self._operations = operations
+        self._cancelling = cancelling
 
     async def ListTools(self, request: pb.ListToolsRequest, context: Any) -> pb.ListToolsResponse:
         tools = await self._operations.list_tools(caller())
@@ -72,6 +74,14 @@ class ToolServicer(tool_service_pb2_grpc.ToolServiceServicer):
         executed = await self._operations.execute(caller(), call.call_id, call.remaining_seconds(), asked, on_progress)
         return pb.ExecuteToolResponse(
             tool_call_id=executed.tool_call_id, result_json=executed.result_json, replayed=executed.replayed
+        )
+
+    async def CancelTool(self, request: pb.CancelToolRequest, context: Any) -> pb.CancelToolResponse:
+        seconds = request.wait.ToTimedelta().total_seconds() if request.HasField("wait") else DEFAULT_WAIT_SECONDS
+        cancelled = await self._cancelling.cancel(caller(), current_call().call_id, request.tool_call_id, seconds)
+        return pb.CancelToolResponse(
+            cancellation=tool_pb2.ToolCancellation.Value(f"TOOL_CANCELLATION_{cancelled.cancellation.name}"),
+            tool_call=None if cancelled.tool_call is None else _tool_call(cancelled.tool_call),
         )
 
     async def ListToolCalls(self, request: pb.ListToolCallsRequest, context: Any) -> pb.ListToolCallsResponse:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from carrel_chassis.db.sessions import UserSessions
@@ -14,6 +12,7 @@ from carrel_tools import domain, repository
 from carrel_tools.admission import Admission, Admitted, Asked, OnProgress
 from carrel_tools.desk import Desks
 from carrel_tools.domain import Begun, Ending, Outcome, Repeat, Step, ToolCall
+from carrel_tools.in_flight import InFlight, Stop
 from carrel_tools.limits import Slots
 from carrel_tools.pace import Meter, Pace
 from carrel_tools.policy import Effect
@@ -44,6 +43,7 @@ class ToolCallOperations:
         *,
         cpu_seconds: Meter,
         moved_bytes: Meter,
+        in_flight: InFlight,
         holder: str,
         deadline_seconds: float,
     ) -> None:
@@ -54,10 +54,9 @@ class ToolCallOperations:
         self._pace = pace
         self._cpu_seconds = cpu_seconds
         self._moved_bytes = moved_bytes
+        self._in_flight = in_flight
         self._holder = holder
         self._deadline_seconds = deadline_seconds
-        self._running: dict[tuple[str, ...], int] = {}
-        """The steps that this process executes now, with the attempt that each is executed for."""
 
     async def list_tools(self, user: UserContext) -> list[Tool]:
         """The tools that exist for the user."""
@@ -81,25 +80,29 @@ class ToolCallOperations:
         await self._cpu_seconds.check(user.owner)
         await self._moved_bytes.check(user.owner)
         self._moved_bytes.add(user.owner, len(asked.arguments_json))
-        with self._slots.take(user.owner), self._alone(user, call.step):
+        with self._slots.take(user.owner), self._in_flight.alone(user.owner, call.step) as stop:
             if call.step.needs_intent:
-                return await self._with_intent(user, call_id, call, seconds)
-            return await self._without_intent(user, call_id, call, seconds)
+                return await self._with_intent(user, call_id, call, seconds, stop)
+            return await self._without_intent(user, call_id, call, seconds, stop)
 
-    async def _with_intent(self, user: UserContext, call_id: str, call: Admitted, seconds: float) -> Executed:
+    async def _with_intent(
+        self, user: UserContext, call_id: str, call: Admitted, seconds: float, stop: Stop
+    ) -> Executed:
         begun = await self._begin(user, call_id, call.step)
         if begun.consent_used:
             raise await self._admission.consent_used(user, call_id, call)
         if not begun.ours:
             return Executed(begun.tool_call_id, domain.replay(begun, call.step), True)
-        result_json = await self._carry_out(user, call_id, call, seconds, probe_first=begun.taken_over)
+        result_json = await self._carry_out(user, call_id, call, seconds, stop, probe_first=begun.taken_over)
         return Executed(begun.tool_call_id, result_json, False)
 
-    async def _without_intent(self, user: UserContext, call_id: str, call: Admitted, seconds: float) -> Executed:
+    async def _without_intent(
+        self, user: UserContext, call_id: str, call: Admitted, seconds: float, stop: Stop
+    ) -> Executed:
         """One transaction, after the tool has run. Should the ledger have the step by then, what it has is told."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        ending = await self._run(user, call_id, call, seconds)
+        ending = await self._run(user, call_id, call, seconds, stop)
         known = await unbroken(self._record(user, call_id, call.step, ending, loop.time() - begin))
         if not known.ours:
             return Executed(known.tool_call_id, domain.replay(known, call.step), True)
@@ -127,28 +130,12 @@ class ToolCallOperations:
         last = calls[size - 1]
         return calls[:size], domain.position("tool_calls", run_id, last.create_time, last.tool_call_id)
 
-    @contextmanager
-    def _alone(self, user: UserContext, step: Step) -> Iterator[None]:
-        """Keeps a step from running twice here. A later attempt may overtake an earlier one if running twice does no harm."""
-        key = (*user.owner, step.run_id, step.step_id)
-        running = self._running.get(key)
-        if running is not None and running > step.attempt:
-            raise domain.stale_attempt(step)
-        if running is not None and (running == step.attempt or not step.idempotent):
-            raise domain.still_running(step)
-        self._running[key] = step.attempt
-        try:
-            yield
-        finally:
-            if self._running.get(key) == step.attempt:
-                del self._running[key]
-
     async def _carry_out(
-        self, user: UserContext, call_id: str, call: Admitted, seconds: float, *, probe_first: bool
+        self, user: UserContext, call_id: str, call: Admitted, seconds: float, stop: Stop, *, probe_first: bool
     ) -> str:
         step = call.step
         try:
-            ending = await self._run(user, call_id, call, seconds, probe_first=probe_first)
+            ending = await self._run(user, call_id, call, seconds, stop, probe_first=probe_first)
         except asyncio.CancelledError:
             # Stopped half-way, because the caller left. What may be taken over keeps its intent: the run may go on elsewhere, and
             # the same step then comes again. What may not has an effect that nobody knows, and that is said at once.
@@ -160,7 +147,14 @@ class ToolCallOperations:
         return domain.result_of(ending, step)
 
     async def _run(
-        self, user: UserContext, call_id: str, call: Admitted, seconds: float, *, probe_first: bool = False
+        self,
+        user: UserContext,
+        call_id: str,
+        call: Admitted,
+        seconds: float,
+        stop: Stop,
+        *,
+        probe_first: bool = False,
     ) -> Ending:
         """Sets up the desk and lets the tool work at it."""
         desk = await self._desks.set_up(user, call_id, call.tool, min(seconds, self._deadline_seconds))
@@ -170,9 +164,9 @@ class ToolCallOperations:
         try:
             ending = None
             if probe_first and call.step.repeat is Repeat.VERIFY:
-                ending = await probe_tool(call.tool, call.arguments, desk, limit)
+                ending = await probe_tool(call.tool, call.arguments, desk, limit, stop)
             if ending is None:
-                ending = await run_tool(call.tool, call.arguments, desk, limit)
+                ending = await run_tool(call.tool, call.arguments, desk, limit, stop)
         finally:
             self._cpu_seconds.add(user.owner, desk.usage.cpu_seconds)
         self._moved_bytes.add(user.owner, len(ending.result_json or ""))

@@ -54,7 +54,7 @@ BY_NAME: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     "http_fetch": [lambda name: {"url": f"file://{name}"}, lambda name: {"url": f"http://{name}/"}],
 }
 """What each tool is asked, by the name of something of a user."""
-NAMELESS = {"echo", "sleep", "count", "post", "crash", "huge", "not_json", "dice", "walk"}
+NAMELESS = {"echo", "sleep", "count", "post", "crash", "huge", "not_json", "dice", "walk", "stubborn"}
 """Tools that are told the name of nothing that a user owns."""
 
 TOOLS = [each.name for each in load_classes("tests.support.tools")]

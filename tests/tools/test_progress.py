@@ -36,6 +36,15 @@ async def test_of_a_flood_of_progress_the_latest_is_told_and_memory_stays_flat(d
     assert json.loads(messages[-1].result.result_json) == {"walked": 100_000}
 
 
+async def test_python_tells_of_each_file_that_it_stores(desk: Desk):
+    code = "for name in 'ab': open(name + '.csv', 'w').write('n\\n1\\n')"
+    keep = {f"{name}.csv": {"name": f"kept-{name}", "media_type": "text/csv"} for name in "ab"}
+    *told, last = [message async for message in await stream(desk, "python", code=code, keep=keep)]
+    assert [(each.progress.done, each.progress.total) for each in told] == [(0, 2), (1, 2)]
+    assert ["kept-a" in told[0].progress.message, "kept-b" in told[1].progress.message] == [True, True]
+    assert last.HasField("result") and await desk.names() == ["kept-a", "kept-b"]
+
+
 async def test_a_refusal_ends_the_stream_like_any_call(desk: Desk):
     for tool, code, reason in (
         ("no_such_tool", Code.NOT_FOUND, "TOOL_NOT_FOUND"),

@@ -139,6 +139,12 @@ TOOLS = (
         "GET", "/v1/tool-decisions", "ListToolDecisions", "What was decided on tool calls, newest first, by page."
     ),
     Operation("GET", "/v1/tool-calls", "ListToolCalls", "The tool calls, newest first, by page."),
+    Operation(
+        "POST",
+        "/v1/tool-calls/{tool_call_id}/cancel",
+        "CancelTool",
+        "Stops a tool call and says whether it has stopped.",
+    ),
 )
 SESSIONS = (
     Operation("GET", "/v1/sessions", "ListSessions", "The sessions, newest first, by page."),

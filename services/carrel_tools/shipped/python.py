@@ -51,6 +51,7 @@ class Python(Tool):
     reads_corpora: ClassVar = True
     sandbox_level: ClassVar = 2
     idempotent: ClassVar = True
+    tells_progress: ClassVar = True
 
     async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
         keep = arguments.get("keep", {})
@@ -60,9 +61,10 @@ class Python(Tool):
             _RUN, request, corpora=arguments.get("corpora", ()), memory_mb=memory_mb, disk_mb=_DISK_MB
         )
         contents = result.pop("kept")
-        for file, corpus in keep.items():
+        for stored, (file, corpus) in enumerate(keep.items()):
             if file not in contents:
                 raise ToolFailure("FILE_MISSING", f"The code left no file {file[:100]} of at most 8 MiB to keep.")
+            desk.progress(f"The code has run; storing {corpus['name']}.", stored, len(keep))
             content = base64.b64decode(contents[file])
             await desk.save_corpus(corpus["name"], corpus["media_type"], content, replace=True)
         return result

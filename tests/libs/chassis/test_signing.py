@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from dataclasses import FrozenInstanceError, replace
 
@@ -142,6 +143,18 @@ async def test_a_cached_context_dies_at_its_expiry() -> None:
     clock.now = NOW + 300 + CLOCK_SKEW_SECONDS + 1
     with pytest.raises(CarrelError, match="expired"):
         await checked.verify(raw)
+
+
+async def test_of_the_contexts_that_were_verified_the_latest_are_kept_and_no_more() -> None:
+    """A process sees a new one with each run."""
+    checked = ContextVerifier(Keys(), "event-stream", Clock(), cache_size=10)
+    for number in range(200):
+        user = await checked.verify(sign(context(run_id=f"run-{number}", tenant_id="tenant-of-the-kept")))
+    del user
+    kept = [
+        each for each in gc.get_objects() if isinstance(each, UserContext) and each.tenant_id == "tenant-of-the-kept"
+    ]
+    assert sorted(each.run_id for each in kept) == [f"run-{number}" for number in range(190, 200)]
 
 
 @settings(max_examples=300, deadline=None)

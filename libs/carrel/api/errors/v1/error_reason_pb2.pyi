@@ -91,6 +91,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_WAIT_NOT_FOUND: _ErrorReason.ValueType  # 69
     ERROR_REASON_SCHEDULE_NOT_FOUND: _ErrorReason.ValueType  # 70
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 71
+    ERROR_REASON_TOOL_CALL_NOT_FOUND: _ErrorReason.ValueType  # 72
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION and ABORTED: the state forbids it, or somebody was faster.
 
@@ -212,6 +213,7 @@ ERROR_REASON_THREAD_NOT_FOUND: ErrorReason.ValueType  # 68
 ERROR_REASON_WAIT_NOT_FOUND: ErrorReason.ValueType  # 69
 ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason.ValueType  # 70
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 71
+ERROR_REASON_TOOL_CALL_NOT_FOUND: ErrorReason.ValueType  # 72
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION and ABORTED: the state forbids it, or somebody was faster.
 

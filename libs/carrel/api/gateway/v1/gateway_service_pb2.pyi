@@ -1165,6 +1165,61 @@ class GetToolResponse(_message.Message):
 Global___GetToolResponse: _TypeAlias = GetToolResponse  # noqa: Y015
 
 @_typing.final
+class CancelToolRequest(_message.Message):
+    """Names the call to cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    tool_call_id: _builtins.str
+    """As the events of the run and the ledger name it."""
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for its end: more than 0, at most 30 s; absent: 2 s."""
+
+    def __init__(
+        self,
+        *,
+        tool_call_id: _builtins.str = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tool_call_id", b"tool_call_id", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelToolRequest: _TypeAlias = CancelToolRequest  # noqa: Y015
+
+@_typing.final
+class CancelToolResponse(_message.Message):
+    """What became of the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELLATION_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FIELD_NUMBER: _builtins.int
+    cancellation: _tool_pb2.ToolCancellation.ValueType
+    @_builtins.property
+    def tool_call(self) -> _tool_pb2.ToolCall:
+        """Its line in the ledger; absent while there is none."""
+
+    def __init__(
+        self,
+        *,
+        cancellation: _tool_pb2.ToolCancellation.ValueType = ...,
+        tool_call: _tool_pb2.ToolCall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tool_call", b"tool_call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation", b"cancellation", "tool_call", b"tool_call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelToolResponse: _TypeAlias = CancelToolResponse  # noqa: Y015
+
+@_typing.final
 class ListToolCallsRequest(_message.Message):
     """Asks for a page of tool calls."""
 

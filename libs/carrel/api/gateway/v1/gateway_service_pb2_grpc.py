@@ -140,6 +140,11 @@ class GatewayServiceStub:
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolResponse.FromString,
                 _registered_method=True)
+        self.CancelTool = channel.unary_unary(
+                '/carrel.api.gateway.v1.GatewayService/CancelTool',
+                request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolResponse.FromString,
+                _registered_method=True)
         self.ListToolCalls = channel.unary_unary(
                 '/carrel.api.gateway.v1.GatewayService/ListToolCalls',
                 request_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.ListToolCallsRequest.SerializeToString,
@@ -388,6 +393,16 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelTool(self, request, context):
+        """Stops one tool call, whichever process executes it; its run goes on, and is told that the call failed (TOOL_FAILED, with the
+        "tool_reason" TOOL_CANCELLED), or OUTCOME_UNKNOWN where the tool may have had an effect that must not happen twice. Safe to repeat.
+        Fails with NOT_FOUND (TOOL_CALL_NOT_FOUND) when the caller has no such call, in the ledger or under way; that is known only when `wait`
+        is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListToolCalls(self, request, context):
         """Lists the tool calls of the user, newest first, by page.
         """
@@ -617,6 +632,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetTool,
                     request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolRequest.FromString,
                     response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolResponse.SerializeToString,
+            ),
+            'CancelTool': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTool,
+                    request_deserializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolResponse.SerializeToString,
             ),
             'ListToolCalls': grpc.unary_unary_rpc_method_handler(
                     servicer.ListToolCalls,
@@ -1267,6 +1287,33 @@ class GatewayService:
             '/carrel.api.gateway.v1.GatewayService/GetTool',
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolRequest.SerializeToString,
             carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.gateway.v1.GatewayService/CancelTool',
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolRequest.SerializeToString,
+            carrel_dot_api_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -98,6 +98,12 @@ class GatewayServiceStub:
     """Lists the tools that the user's agents may use now."""
     GetTool: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolRequest, _gateway_service_pb2.GetToolResponse]
     """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
+    CancelTool: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelToolRequest, _gateway_service_pb2.CancelToolResponse]
+    """Stops one tool call, whichever process executes it; its run goes on, and is told that the call failed (TOOL_FAILED, with the
+    "tool_reason" TOOL_CANCELLED), or OUTCOME_UNKNOWN where the tool may have had an effect that must not happen twice. Safe to repeat.
+    Fails with NOT_FOUND (TOOL_CALL_NOT_FOUND) when the caller has no such call, in the ledger or under way; that is known only when `wait`
+    is over.
+    """
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolCallsRequest, _gateway_service_pb2.ListToolCallsResponse]
     """Lists the tool calls of the user, newest first, by page."""
     ListToolDecisions: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolDecisionsRequest, _gateway_service_pb2.ListToolDecisionsResponse]
@@ -216,6 +222,12 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Lists the tools that the user's agents may use now."""
     GetTool: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolRequest, _gateway_service_pb2.GetToolResponse]  # type: ignore[assignment]
     """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
+    CancelTool: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelToolRequest, _gateway_service_pb2.CancelToolResponse]  # type: ignore[assignment]
+    """Stops one tool call, whichever process executes it; its run goes on, and is told that the call failed (TOOL_FAILED, with the
+    "tool_reason" TOOL_CANCELLED), or OUTCOME_UNKNOWN where the tool may have had an effect that must not happen twice. Safe to repeat.
+    Fails with NOT_FOUND (TOOL_CALL_NOT_FOUND) when the caller has no such call, in the ledger or under way; that is known only when `wait`
+    is over.
+    """
     ListToolCalls: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolCallsRequest, _gateway_service_pb2.ListToolCallsResponse]  # type: ignore[assignment]
     """Lists the tool calls of the user, newest first, by page."""
     ListToolDecisions: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolDecisionsRequest, _gateway_service_pb2.ListToolDecisionsResponse]  # type: ignore[assignment]
@@ -457,6 +469,18 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.GetToolResponse, _abc.Awaitable[_gateway_service_pb2.GetToolResponse]]:
         """Returns a tool as the caller sees it. Fails with NOT_FOUND (TOOL_NOT_FOUND) for one that is absent or not permitted."""
+
+    @_abc_1.abstractmethod
+    def CancelTool(
+        self,
+        request: _gateway_service_pb2.CancelToolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.CancelToolResponse, _abc.Awaitable[_gateway_service_pb2.CancelToolResponse]]:
+        """Stops one tool call, whichever process executes it; its run goes on, and is told that the call failed (TOOL_FAILED, with the
+        "tool_reason" TOOL_CANCELLED), or OUTCOME_UNKNOWN where the tool may have had an effect that must not happen twice. Safe to repeat.
+        Fails with NOT_FOUND (TOOL_CALL_NOT_FOUND) when the caller has no such call, in the ledger or under way; that is known only when `wait`
+        is over.
+        """
 
     @_abc_1.abstractmethod
     def ListToolCalls(

@@ -33,7 +33,7 @@ class _ToolOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolOutco
     TOOL_OUTCOME_FAILED: _ToolOutcome.ValueType  # 3
     """The tool ran and failed; the message says how."""
     TOOL_OUTCOME_UNKNOWN: _ToolOutcome.ValueType  # 4
-    """The process died between intent and result: whether the effect happened is not known."""
+    """The process died, or the call was cancelled, between intent and result: whether the effect happened is not known."""
     TOOL_OUTCOME_DENIED: _ToolOutcome.ValueType  # 5
     """Refused by policy, before anything ran."""
 
@@ -47,10 +47,36 @@ TOOL_OUTCOME_SUCCEEDED: ToolOutcome.ValueType  # 2
 TOOL_OUTCOME_FAILED: ToolOutcome.ValueType  # 3
 """The tool ran and failed; the message says how."""
 TOOL_OUTCOME_UNKNOWN: ToolOutcome.ValueType  # 4
-"""The process died between intent and result: whether the effect happened is not known."""
+"""The process died, or the call was cancelled, between intent and result: whether the effect happened is not known."""
 TOOL_OUTCOME_DENIED: ToolOutcome.ValueType  # 5
 """Refused by policy, before anything ran."""
 Global___ToolOutcome: _TypeAlias = ToolOutcome  # noqa: Y015
+
+class _ToolCancellation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolCancellationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolCancellation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CANCELLATION_UNSPECIFIED: _ToolCancellation.ValueType  # 0
+    TOOL_CANCELLATION_STOPPED: _ToolCancellation.ValueType  # 1
+    """The tool was stopped by a cancel, this one or an earlier, and runs no more."""
+    TOOL_CANCELLATION_ENDED: _ToolCancellation.ValueType  # 2
+    """The call had ended by itself."""
+    TOOL_CANCELLATION_NOT_STOPPED: _ToolCancellation.ValueType  # 3
+    """It is not known to have stopped when the time was over: it may still do so, or whoever executed it has died."""
+
+class ToolCancellation(_ToolCancellation, metaclass=_ToolCancellationEnumTypeWrapper):
+    """What cancelling a tool call has come to."""
+
+TOOL_CANCELLATION_UNSPECIFIED: ToolCancellation.ValueType  # 0
+TOOL_CANCELLATION_STOPPED: ToolCancellation.ValueType  # 1
+"""The tool was stopped by a cancel, this one or an earlier, and runs no more."""
+TOOL_CANCELLATION_ENDED: ToolCancellation.ValueType  # 2
+"""The call had ended by itself."""
+TOOL_CANCELLATION_NOT_STOPPED: ToolCancellation.ValueType  # 3
+"""It is not known to have stopped when the time was over: it may still do so, or whoever executed it has died."""
+Global___ToolCancellation: _TypeAlias = ToolCancellation  # noqa: Y015
 
 @_typing.final
 class Tool(_message.Message):
@@ -105,7 +131,7 @@ class ToolCall(_message.Message):
     tool: _builtins.str
     outcome: Global___ToolOutcome.ValueType
     error_message: _builtins.str
-    """Set when the outcome is FAILED or DENIED."""
+    """Set when the outcome is FAILED or DENIED, and when it is UNKNOWN because the call was cancelled."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from carrel.api.policy.v1 import policy_pb2 as carrel_dot_api_dot_policy_dot_v1_dot_policy__pb2
 from carrel.api.tools.v1 import tool_pb2 as carrel_dot_api_dot_tools_dot_v1_dot_tool__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&carrel/api/tools/v1/tool_service.proto\x12\x13\x63\x61rrel.api.tools.v1\x1a!carrel/api/policy/v1/policy.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"\x1e\n\x0eGetToolRequest\x12\x0c\n\x04tool\x18\x01 \x01(\t\":\n\x0fGetToolResponse\x12\'\n\x04tool\x18\x01 \x01(\x0b\x32\x19.carrel.api.tools.v1.Tool\"|\n\x12\x45xecuteToolRequest\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12/\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x1d.carrel.api.tools.v1.Approval\"\xad\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x18\n\x10\x61rguments_digest\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x30\n\x0c\x61pprove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x13\x45xecuteToolResponse\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"Q\n\x18\x45xecuteToolStreamRequest\x12\x35\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\'.carrel.api.tools.v1.ExecuteToolRequest\"\x96\x01\n\x19\x45xecuteToolStreamResponse\x12\x35\n\x08progress\x18\x01 \x01(\x0b\x32!.carrel.api.tools.v1.ToolProgressH\x00\x12:\n\x06result\x18\x02 \x01(\x0b\x32(.carrel.api.tools.v1.ExecuteToolResponseH\x00\x42\x06\n\x04part\"<\n\x0cToolProgress\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x11\n\tupload_id\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\t\"c\n\x13UploadCorpusRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.carrel.api.tools.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\"%\n\x10GetUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"+\n\x11GetUploadResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"H\n\x15\x44ownloadCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tcorpus_id\x18\x03 \x01(\t\"`\n\x16\x44ownloadCorpusResponse\x12-\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.CorpusH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x15\n\x13\x45raseCorporaRequest\".\n\x14\x45raseCorporaResponse\x12\x16\n\x0e\x65rased_corpora\x18\x01 \x01(\r\" \n\x10GetCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\x8c\x05\n\x0bToolService\x12m\n\tListTools\x12%.carrel.api.tools.v1.ListToolsRequest\x1a&.carrel.api.tools.v1.ListToolsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12g\n\x07GetTool\x12#.carrel.api.tools.v1.GetToolRequest\x1a$.carrel.api.tools.v1.GetToolResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12\x89\x01\n\x0b\x45xecuteTool\x12\'.carrel.api.tools.v1.ExecuteToolRequest\x1a(.carrel.api.tools.v1.ExecuteToolResponse\"\'\x8a\xc0\x18#\x08\x03\x12\ttools.use\x1a\x0f\x61gent-execution \xd8\x04(\x01\x12\x9d\x01\n\x11\x45xecuteToolStream\x12-.carrel.api.tools.v1.ExecuteToolStreamRequest\x1a..carrel.api.tools.v1.ExecuteToolStreamResponse\"\'\x8a\xc0\x18#\x08\x03\x12\ttools.use\x1a\x0f\x61gent-execution \xd8\x04(\x01\x30\x01\x12y\n\rListToolCalls\x12).carrel.api.tools.v1.ListToolCallsRequest\x1a*.carrel.api.tools.v1.ListToolCallsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read2\xec\x06\n\rCorpusService\x12\x7f\n\x0cUploadCorpus\x12(.carrel.api.tools.v1.UploadCorpusRequest\x1a).carrel.api.tools.v1.UploadCorpusResponse\"\x18\x8a\xc0\x18\x14\x08\x01\x12\rcorpora.write \xd8\x04(\x01\x12q\n\tGetUpload\x12%.carrel.api.tools.v1.GetUploadRequest\x1a&.carrel.api.tools.v1.GetUploadResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.write\x12\x84\x01\n\x0e\x44ownloadCorpus\x12*.carrel.api.tools.v1.DownloadCorpusRequest\x1a+.carrel.api.tools.v1.DownloadCorpusResponse\"\x17\x8a\xc0\x18\x13\x08\x01\x12\x0c\x63orpora.read \xd8\x04\x30\x01\x12z\n\x0c\x45raseCorpora\x12(.carrel.api.tools.v1.EraseCorporaRequest\x1a).carrel.api.tools.v1.EraseCorporaResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.write\x12p\n\tGetCorpus\x12%.carrel.api.tools.v1.GetCorpusRequest\x1a&.carrel.api.tools.v1.GetCorpusResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12v\n\x0bListCorpora\x12\'.carrel.api.tools.v1.ListCorporaRequest\x1a(.carrel.api.tools.v1.ListCorporaResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12z\n\x0c\x44\x65leteCorpus\x12(.carrel.api.tools.v1.DeleteCorpusRequest\x1a).carrel.api.tools.v1.DeleteCorpusResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&carrel/api/tools/v1/tool_service.proto\x12\x13\x63\x61rrel.api.tools.v1\x1a!carrel/api/policy/v1/policy.proto\x1a\x1e\x63\x61rrel/api/tools/v1/tool.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ListToolsRequest\"=\n\x11ListToolsResponse\x12(\n\x05tools\x18\x01 \x03(\x0b\x32\x19.carrel.api.tools.v1.Tool\"\x1e\n\x0eGetToolRequest\x12\x0c\n\x04tool\x18\x01 \x01(\t\":\n\x0fGetToolResponse\x12\'\n\x04tool\x18\x01 \x01(\x0b\x32\x19.carrel.api.tools.v1.Tool\"|\n\x12\x45xecuteToolRequest\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12/\n\x08\x61pproval\x18\x04 \x01(\x0b\x32\x1d.carrel.api.tools.v1.Approval\"\xad\x01\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x18\n\x10\x61rguments_digest\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x30\n\x0c\x61pprove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x13\x45xecuteToolResponse\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"Q\n\x18\x45xecuteToolStreamRequest\x12\x35\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\'.carrel.api.tools.v1.ExecuteToolRequest\"\x96\x01\n\x19\x45xecuteToolStreamResponse\x12\x35\n\x08progress\x18\x01 \x01(\x0b\x32!.carrel.api.tools.v1.ToolProgressH\x00\x12:\n\x06result\x18\x02 \x01(\x0b\x32(.carrel.api.tools.v1.ExecuteToolResponseH\x00\x42\x06\n\x04part\"<\n\x0cToolProgress\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\"R\n\x11\x43\x61ncelToolRequest\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x83\x01\n\x12\x43\x61ncelToolResponse\x12;\n\x0c\x63\x61ncellation\x18\x01 \x01(\x0e\x32%.carrel.api.tools.v1.ToolCancellation\x12\x30\n\ttool_call\x18\x02 \x01(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"c\n\x15ListToolCallsResponse\x12\x31\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1d.carrel.api.tools.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x0cUploadHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x11\n\tupload_id\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0e\n\x06sha256\x18\x05 \x01(\t\"c\n\x13UploadCorpusRequest\x12\x33\n\x06header\x18\x01 \x01(\x0b\x32!.carrel.api.tools.v1.UploadHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"C\n\x14UploadCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\"%\n\x10GetUploadRequest\x12\x11\n\tupload_id\x18\x01 \x01(\t\"+\n\x11GetUploadResponse\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"H\n\x15\x44ownloadCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tcorpus_id\x18\x03 \x01(\t\"`\n\x16\x44ownloadCorpusResponse\x12-\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.CorpusH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x15\n\x13\x45raseCorporaRequest\".\n\x14\x45raseCorporaResponse\x12\x16\n\x0e\x65rased_corpora\x18\x01 \x01(\r\" \n\x10GetCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x11GetCorpusResponse\x12+\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\";\n\x12ListCorporaRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListCorporaResponse\x12,\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x1b.carrel.api.tools.v1.Corpus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse2\x82\x06\n\x0bToolService\x12m\n\tListTools\x12%.carrel.api.tools.v1.ListToolsRequest\x1a&.carrel.api.tools.v1.ListToolsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12g\n\x07GetTool\x12#.carrel.api.tools.v1.GetToolRequest\x1a$.carrel.api.tools.v1.GetToolResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\ttools.use\x12\x89\x01\n\x0b\x45xecuteTool\x12\'.carrel.api.tools.v1.ExecuteToolRequest\x1a(.carrel.api.tools.v1.ExecuteToolResponse\"\'\x8a\xc0\x18#\x08\x03\x12\ttools.use\x1a\x0f\x61gent-execution \xd8\x04(\x01\x12\x9d\x01\n\x11\x45xecuteToolStream\x12-.carrel.api.tools.v1.ExecuteToolStreamRequest\x1a..carrel.api.tools.v1.ExecuteToolStreamResponse\"\'\x8a\xc0\x18#\x08\x03\x12\ttools.use\x1a\x0f\x61gent-execution \xd8\x04(\x01\x30\x01\x12t\n\nCancelTool\x12&.carrel.api.tools.v1.CancelToolRequest\x1a\'.carrel.api.tools.v1.CancelToolResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\x0bruns.cancel <\x12y\n\rListToolCalls\x12).carrel.api.tools.v1.ListToolCallsRequest\x1a*.carrel.api.tools.v1.ListToolCallsResponse\"\x11\x8a\xc0\x18\r\x08\x01\x12\truns.read2\xec\x06\n\rCorpusService\x12\x7f\n\x0cUploadCorpus\x12(.carrel.api.tools.v1.UploadCorpusRequest\x1a).carrel.api.tools.v1.UploadCorpusResponse\"\x18\x8a\xc0\x18\x14\x08\x01\x12\rcorpora.write \xd8\x04(\x01\x12q\n\tGetUpload\x12%.carrel.api.tools.v1.GetUploadRequest\x1a&.carrel.api.tools.v1.GetUploadResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.write\x12\x84\x01\n\x0e\x44ownloadCorpus\x12*.carrel.api.tools.v1.DownloadCorpusRequest\x1a+.carrel.api.tools.v1.DownloadCorpusResponse\"\x17\x8a\xc0\x18\x13\x08\x01\x12\x0c\x63orpora.read \xd8\x04\x30\x01\x12z\n\x0c\x45raseCorpora\x12(.carrel.api.tools.v1.EraseCorporaRequest\x1a).carrel.api.tools.v1.EraseCorporaResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.write\x12p\n\tGetCorpus\x12%.carrel.api.tools.v1.GetCorpusRequest\x1a&.carrel.api.tools.v1.GetCorpusResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12v\n\x0bListCorpora\x12\'.carrel.api.tools.v1.ListCorporaRequest\x1a(.carrel.api.tools.v1.ListCorporaResponse\"\x14\x8a\xc0\x18\x10\x08\x01\x12\x0c\x63orpora.read\x12z\n\x0c\x44\x65leteCorpus\x12(.carrel.api.tools.v1.DeleteCorpusRequest\x1a).carrel.api.tools.v1.DeleteCorpusResponse\"\x15\x8a\xc0\x18\x11\x08\x01\x12\rcorpora.writeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLSERVICE'].methods_by_name['ExecuteTool']._serialized_options = b'\212\300\030#\010\003\022\ttools.use\032\017agent-execution \330\004(\001'
   _globals['_TOOLSERVICE'].methods_by_name['ExecuteToolStream']._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['ExecuteToolStream']._serialized_options = b'\212\300\030#\010\003\022\ttools.use\032\017agent-execution \330\004(\001'
+  _globals['_TOOLSERVICE'].methods_by_name['CancelTool']._loaded_options = None
+  _globals['_TOOLSERVICE'].methods_by_name['CancelTool']._serialized_options = b'\212\300\030\021\010\001\022\013runs.cancel <'
   _globals['_TOOLSERVICE'].methods_by_name['ListToolCalls']._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['ListToolCalls']._serialized_options = b'\212\300\030\r\010\001\022\truns.read'
   _globals['_CORPUSSERVICE'].methods_by_name['UploadCorpus']._loaded_options = None
@@ -58,62 +61,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CORPUSSERVICE'].methods_by_name['ListCorpora']._serialized_options = b'\212\300\030\020\010\001\022\014corpora.read'
   _globals['_CORPUSSERVICE'].methods_by_name['DeleteCorpus']._loaded_options = None
   _globals['_CORPUSSERVICE'].methods_by_name['DeleteCorpus']._serialized_options = b'\212\300\030\021\010\001\022\rcorpora.write'
-  _globals['_LISTTOOLSREQUEST']._serialized_start=163
-  _globals['_LISTTOOLSREQUEST']._serialized_end=181
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=183
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=244
-  _globals['_GETTOOLREQUEST']._serialized_start=246
-  _globals['_GETTOOLREQUEST']._serialized_end=276
-  _globals['_GETTOOLRESPONSE']._serialized_start=278
-  _globals['_GETTOOLRESPONSE']._serialized_end=336
-  _globals['_EXECUTETOOLREQUEST']._serialized_start=338
-  _globals['_EXECUTETOOLREQUEST']._serialized_end=462
-  _globals['_APPROVAL']._serialized_start=465
-  _globals['_APPROVAL']._serialized_end=638
-  _globals['_EXECUTETOOLRESPONSE']._serialized_start=640
-  _globals['_EXECUTETOOLRESPONSE']._serialized_end=722
-  _globals['_EXECUTETOOLSTREAMREQUEST']._serialized_start=724
-  _globals['_EXECUTETOOLSTREAMREQUEST']._serialized_end=805
-  _globals['_EXECUTETOOLSTREAMRESPONSE']._serialized_start=808
-  _globals['_EXECUTETOOLSTREAMRESPONSE']._serialized_end=958
-  _globals['_TOOLPROGRESS']._serialized_start=960
-  _globals['_TOOLPROGRESS']._serialized_end=1020
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1022
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1099
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1101
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1200
-  _globals['_UPLOADHEADER']._serialized_start=1202
-  _globals['_UPLOADHEADER']._serialized_end=1301
-  _globals['_UPLOADCORPUSREQUEST']._serialized_start=1303
-  _globals['_UPLOADCORPUSREQUEST']._serialized_end=1402
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=1404
-  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=1471
-  _globals['_GETUPLOADREQUEST']._serialized_start=1473
-  _globals['_GETUPLOADREQUEST']._serialized_end=1510
-  _globals['_GETUPLOADRESPONSE']._serialized_start=1512
-  _globals['_GETUPLOADRESPONSE']._serialized_end=1555
-  _globals['_DOWNLOADCORPUSREQUEST']._serialized_start=1557
-  _globals['_DOWNLOADCORPUSREQUEST']._serialized_end=1629
-  _globals['_DOWNLOADCORPUSRESPONSE']._serialized_start=1631
-  _globals['_DOWNLOADCORPUSRESPONSE']._serialized_end=1727
-  _globals['_ERASECORPORAREQUEST']._serialized_start=1729
-  _globals['_ERASECORPORAREQUEST']._serialized_end=1750
-  _globals['_ERASECORPORARESPONSE']._serialized_start=1752
-  _globals['_ERASECORPORARESPONSE']._serialized_end=1798
-  _globals['_GETCORPUSREQUEST']._serialized_start=1800
-  _globals['_GETCORPUSREQUEST']._serialized_end=1832
-  _globals['_GETCORPUSRESPONSE']._serialized_start=1834
-  _globals['_GETCORPUSRESPONSE']._serialized_end=1898
-  _globals['_LISTCORPORAREQUEST']._serialized_start=1900
-  _globals['_LISTCORPORAREQUEST']._serialized_end=1959
-  _globals['_LISTCORPORARESPONSE']._serialized_start=1961
-  _globals['_LISTCORPORARESPONSE']._serialized_end=2053
-  _globals['_DELETECORPUSREQUEST']._serialized_start=2055
-  _globals['_DELETECORPUSREQUEST']._serialized_end=2090
-  _globals['_DELETECORPUSRESPONSE']._serialized_start=2092
-  _globals['_DELETECORPUSRESPONSE']._serialized_end=2114
-  _globals['_TOOLSERVICE']._serialized_start=2117
-  _globals['_TOOLSERVICE']._serialized_end=2769
-  _globals['_CORPUSSERVICE']._serialized_start=2772
-  _globals['_CORPUSSERVICE']._serialized_end=3648
+  _globals['_LISTTOOLSREQUEST']._serialized_start=195
+  _globals['_LISTTOOLSREQUEST']._serialized_end=213
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=215
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=276
+  _globals['_GETTOOLREQUEST']._serialized_start=278
+  _globals['_GETTOOLREQUEST']._serialized_end=308
+  _globals['_GETTOOLRESPONSE']._serialized_start=310
+  _globals['_GETTOOLRESPONSE']._serialized_end=368
+  _globals['_EXECUTETOOLREQUEST']._serialized_start=370
+  _globals['_EXECUTETOOLREQUEST']._serialized_end=494
+  _globals['_APPROVAL']._serialized_start=497
+  _globals['_APPROVAL']._serialized_end=670
+  _globals['_EXECUTETOOLRESPONSE']._serialized_start=672
+  _globals['_EXECUTETOOLRESPONSE']._serialized_end=754
+  _globals['_EXECUTETOOLSTREAMREQUEST']._serialized_start=756
+  _globals['_EXECUTETOOLSTREAMREQUEST']._serialized_end=837
+  _globals['_EXECUTETOOLSTREAMRESPONSE']._serialized_start=840
+  _globals['_EXECUTETOOLSTREAMRESPONSE']._serialized_end=990
+  _globals['_TOOLPROGRESS']._serialized_start=992
+  _globals['_TOOLPROGRESS']._serialized_end=1052
+  _globals['_CANCELTOOLREQUEST']._serialized_start=1054
+  _globals['_CANCELTOOLREQUEST']._serialized_end=1136
+  _globals['_CANCELTOOLRESPONSE']._serialized_start=1139
+  _globals['_CANCELTOOLRESPONSE']._serialized_end=1270
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1272
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1349
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1351
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1450
+  _globals['_UPLOADHEADER']._serialized_start=1452
+  _globals['_UPLOADHEADER']._serialized_end=1551
+  _globals['_UPLOADCORPUSREQUEST']._serialized_start=1553
+  _globals['_UPLOADCORPUSREQUEST']._serialized_end=1652
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_start=1654
+  _globals['_UPLOADCORPUSRESPONSE']._serialized_end=1721
+  _globals['_GETUPLOADREQUEST']._serialized_start=1723
+  _globals['_GETUPLOADREQUEST']._serialized_end=1760
+  _globals['_GETUPLOADRESPONSE']._serialized_start=1762
+  _globals['_GETUPLOADRESPONSE']._serialized_end=1805
+  _globals['_DOWNLOADCORPUSREQUEST']._serialized_start=1807
+  _globals['_DOWNLOADCORPUSREQUEST']._serialized_end=1879
+  _globals['_DOWNLOADCORPUSRESPONSE']._serialized_start=1881
+  _globals['_DOWNLOADCORPUSRESPONSE']._serialized_end=1977
+  _globals['_ERASECORPORAREQUEST']._serialized_start=1979
+  _globals['_ERASECORPORAREQUEST']._serialized_end=2000
+  _globals['_ERASECORPORARESPONSE']._serialized_start=2002
+  _globals['_ERASECORPORARESPONSE']._serialized_end=2048
+  _globals['_GETCORPUSREQUEST']._serialized_start=2050
+  _globals['_GETCORPUSREQUEST']._serialized_end=2082
+  _globals['_GETCORPUSRESPONSE']._serialized_start=2084
+  _globals['_GETCORPUSRESPONSE']._serialized_end=2148
+  _globals['_LISTCORPORAREQUEST']._serialized_start=2150
+  _globals['_LISTCORPORAREQUEST']._serialized_end=2209
+  _globals['_LISTCORPORARESPONSE']._serialized_start=2211
+  _globals['_LISTCORPORARESPONSE']._serialized_end=2303
+  _globals['_DELETECORPUSREQUEST']._serialized_start=2305
+  _globals['_DELETECORPUSREQUEST']._serialized_end=2340
+  _globals['_DELETECORPUSRESPONSE']._serialized_start=2342
+  _globals['_DELETECORPUSRESPONSE']._serialized_end=2364
+  _globals['_TOOLSERVICE']._serialized_start=2367
+  _globals['_TOOLSERVICE']._serialized_end=3137
+  _globals['_CORPUSSERVICE']._serialized_start=3140
+  _globals['_CORPUSSERVICE']._serialized_end=4016
 # @@protoc_insertion_point(module_scope)

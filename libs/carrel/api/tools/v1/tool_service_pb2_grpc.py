@@ -55,6 +55,11 @@ class ToolServiceStub:
                 request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamRequest.SerializeToString,
                 response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamResponse.FromString,
                 _registered_method=True)
+        self.CancelTool = channel.unary_unary(
+                '/carrel.api.tools.v1.ToolService/CancelTool',
+                request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.CancelToolRequest.SerializeToString,
+                response_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.CancelToolResponse.FromString,
+                _registered_method=True)
         self.ListToolCalls = channel.unary_unary(
                 '/carrel.api.tools.v1.ToolService/ListToolCalls',
                 request_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ListToolCallsRequest.SerializeToString,
@@ -106,6 +111,16 @@ class ToolServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelTool(self, request, context):
+        """Stops one tool call, whichever process executes it; its run goes on, and is told that the call failed (TOOL_FAILED, with the
+        "tool_reason" TOOL_CANCELLED), or OUTCOME_UNKNOWN where the tool may have had an effect that must not happen twice. Safe to repeat.
+        Fails with NOT_FOUND (TOOL_CALL_NOT_FOUND) when the caller has no such call, in the ledger or under way; that is known only when `wait`
+        is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListToolCalls(self, request, context):
         """Lists the tool calls of the user, newest first, by page. A call that may be repeated has its line when it is done, others from their
         beginning: what runs now is told by the events of its run.
@@ -136,6 +151,11 @@ def add_ToolServiceServicer_to_server(servicer, server):
                     servicer.ExecuteToolStream,
                     request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamRequest.FromString,
                     response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamResponse.SerializeToString,
+            ),
+            'CancelTool': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTool,
+                    request_deserializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.CancelToolRequest.FromString,
+                    response_serializer=carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.CancelToolResponse.SerializeToString,
             ),
             'ListToolCalls': grpc.unary_unary_rpc_method_handler(
                     servicer.ListToolCalls,
@@ -252,6 +272,33 @@ class ToolService:
             '/carrel.api.tools.v1.ToolService/ExecuteToolStream',
             carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamRequest.SerializeToString,
             carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.ExecuteToolStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carrel.api.tools.v1.ToolService/CancelTool',
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.CancelToolRequest.SerializeToString,
+            carrel_dot_api_dot_tools_dot_v1_dot_tool__service__pb2.CancelToolResponse.FromString,
             options,
             channel_credentials,
             insecure,

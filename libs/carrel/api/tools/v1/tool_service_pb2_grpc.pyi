@@ -55,6 +55,12 @@ class ToolServiceStub:
     faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
     A stream costs more than ExecuteTool: use it for the tools of which GetTool says that they tell their progress.
     """
+    CancelTool: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.CancelToolRequest, _tool_service_pb2.CancelToolResponse]
+    """Stops one tool call, whichever process executes it; its run goes on, and is told that the call failed (TOOL_FAILED, with the
+    "tool_reason" TOOL_CANCELLED), or OUTCOME_UNKNOWN where the tool may have had an effect that must not happen twice. Safe to repeat.
+    Fails with NOT_FOUND (TOOL_CALL_NOT_FOUND) when the caller has no such call, in the ledger or under way; that is known only when `wait`
+    is over.
+    """
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]
     """Lists the tool calls of the user, newest first, by page. A call that may be repeated has its line when it is done, others from their
     beginning: what runs now is told by the events of its run.
@@ -86,6 +92,12 @@ class ToolServiceAsyncStub(ToolServiceStub):
     """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
     faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
     A stream costs more than ExecuteTool: use it for the tools of which GetTool says that they tell their progress.
+    """
+    CancelTool: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.CancelToolRequest, _tool_service_pb2.CancelToolResponse]  # type: ignore[assignment]
+    """Stops one tool call, whichever process executes it; its run goes on, and is told that the call failed (TOOL_FAILED, with the
+    "tool_reason" TOOL_CANCELLED), or OUTCOME_UNKNOWN where the tool may have had an effect that must not happen twice. Safe to repeat.
+    Fails with NOT_FOUND (TOOL_CALL_NOT_FOUND) when the caller has no such call, in the ledger or under way; that is known only when `wait`
+    is over.
     """
     ListToolCalls: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolCallsRequest, _tool_service_pb2.ListToolCallsResponse]  # type: ignore[assignment]
     """Lists the tool calls of the user, newest first, by page. A call that may be repeated has its line when it is done, others from their
@@ -139,6 +151,18 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         """Does what ExecuteTool does, and tells how far the tool has come meanwhile. The last message holds the result; of what a tool tells
         faster than it is read, the oldest is left out. Whoever leaves the stream cancels the call.
         A stream costs more than ExecuteTool: use it for the tools of which GetTool says that they tell their progress.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelTool(
+        self,
+        request: _tool_service_pb2.CancelToolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tool_service_pb2.CancelToolResponse, _abc.Awaitable[_tool_service_pb2.CancelToolResponse]]:
+        """Stops one tool call, whichever process executes it; its run goes on, and is told that the call failed (TOOL_FAILED, with the
+        "tool_reason" TOOL_CANCELLED), or OUTCOME_UNKNOWN where the tool may have had an effect that must not happen twice. Safe to repeat.
+        Fails with NOT_FOUND (TOOL_CALL_NOT_FOUND) when the caller has no such call, in the ledger or under way; that is known only when `wait`
+        is over.
         """
 
     @_abc_1.abstractmethod
