@@ -11,11 +11,7 @@ from carrel_events.deltas import Deltas
 from carrel_events.domain import START, Cursor
 from carrel_events.frames import Frame
 from carrel_events.log_reader import Page
-
-RING_EVENTS = 1000
-RING_BYTES = 1024 * 1024
-_SLACK = 1.25
-"""The ring is cut when it is so much too long, not at each event: cutting a list moves all of it."""
+from carrel_events.ring import Ring, Rings
 
 ReadAfter = Callable[[Cursor], Awaitable[Page]]
 """Reads a page of the user's log after a cursor, of all events."""
@@ -32,16 +28,18 @@ class Tap:
 
 
 class Channel:
-    """The last events of the log, dense, up to `position`; what is missing in between is read from the log, once for all streams."""
+    """The last events of the log, dense, up to `position`; what is missing in between is read from the log, once for all streams.
 
-    def __init__(self, read: ReadAfter) -> None:
+    The ring may have let go of any of them: a stream that needs those reads the log by itself and comes back.
+    """
+
+    def __init__(self, read: ReadAfter, rings: Rings) -> None:
         self.taps: set[Tap] = set()
         self.position: Cursor | None = None
         """Where the ring ends; None until a stream has read the log to its end."""
         self._read = read
-        self._ring: list[Frame] = []
-        self.held_bytes = 0
-        """What the ring holds, for all streams of the user together."""
+        self._ring = Ring(rings)
+        """Held for all streams of the user together."""
         self._seen = Cursor(0, 0)
         """The furthest copy that came and was not added: the log has at least this."""
         self._catching_up: asyncio.Task[None] | None = None
@@ -59,12 +57,11 @@ class Channel:
         end = self.position
         return end is not None and after.offset <= end.offset and self._reaches(after, end)
 
-    def after(self, position: Cursor, count: int) -> Sequence[Frame] | None:
+    def after(self, position: Cursor, most_events: int, most_bytes: int) -> Sequence[Frame] | None:
         """The next events after a position; None when the ring does not reach back to it, or knows another log."""
         if self.position is None or not self._reaches(position, self.position):
             return None
-        begin = position.offset - self._first() + 1
-        return self._ring[begin : begin + count]
+        return self._ring.part(position.offset - self._first() + 1, most_events, most_bytes)
 
     def _reaches(self, position: Cursor, end: Cursor) -> bool:
         # Before the first event all logs are one: the start is a place in this one if the ring has its first event.
@@ -97,9 +94,10 @@ class Channel:
             tap.wake.set()
 
     def close(self) -> None:
-        """Nobody reads any more."""
+        """Nobody reads any more, and nothing is kept of what may still come."""
         if self._catching_up is not None:
             self._catching_up.cancel()
+        self._restart(None)
 
     def _first(self) -> int:
         assert self.position is not None
@@ -117,19 +115,8 @@ class Channel:
             if end is not None:
                 self.look()
             return
-        self._ring.append(frame)
-        self.held_bytes += len(frame.entry)
+        self._ring.add(frame)
         self.position = frame.cursor
-        if len(self._ring) > RING_EVENTS * _SLACK or self.held_bytes > RING_BYTES * _SLACK:
-            self._cut()
-
-    def _cut(self) -> None:
-        number = max(0, len(self._ring) - RING_EVENTS)
-        self.held_bytes -= sum(len(frame.entry) for frame in self._ring[:number])
-        while self.held_bytes > RING_BYTES:
-            self.held_bytes -= len(self._ring[number].entry)
-            number += 1
-        del self._ring[:number]
 
     def _pass_on(self, delta: Frame) -> None:
         after_offset = self.position.offset if self.position is not None else 0
@@ -137,7 +124,8 @@ class Channel:
             tap.deltas.put(after_offset, delta)
 
     def _restart(self, position: Cursor | None) -> None:
-        self._ring, self.held_bytes, self.position = [], 0, position
+        self._ring.clear()
+        self.position = position
 
     async def _catch_up(self) -> None:
         while self._again and self.position is not None:

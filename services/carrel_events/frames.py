@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from sys import intern
 
 from carrel.api.events.v1 import event_pb2 as pb
 from carrel.api.events.v1 import event_service_pb2
@@ -14,6 +15,9 @@ _POSITION = b"\x12"
 _MORE = b"\x18\x01"
 _CURSOR_OF_EVENT = b"\x12"
 """The keys of field 1 (`events`), 2 (`position`) and 3 (`more`) of the answers, and of field 2 (`cursor`) of an event."""
+
+_FRAME_BYTES = 300
+"""What a frame takes beside its bytes: itself, its numbers, its place in a list, and its part of the ids that frames share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +40,19 @@ class Frame:
         return cls(
             parsed.cursor.epoch,
             parsed.cursor.offset,
-            parsed.tenant_id,
-            parsed.user_id,
-            parsed.thread_id,
-            parsed.run_id,
-            parsed.type,
+            # Frames are kept by the thousand, and most of a user's have these in common: interned, they are held once.
+            intern(parsed.tenant_id),
+            intern(parsed.user_id),
+            intern(parsed.thread_id),
+            intern(parsed.run_id),
+            intern(parsed.type),
             _entry(_EVENTS, event),
         )
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory."""
+        return len(self.entry) + _FRAME_BYTES
 
     @property
     def cursor(self) -> Cursor:

@@ -19,6 +19,7 @@ from carrel_events.channel import Channel, Tap
 from carrel_events.domain import Cursor, Filter
 from carrel_events.frames import Frame
 from carrel_events.log_reader import LogReader, Page
+from carrel_events.ring import Rings
 from carrel_events.settings import EventsSettings
 from carrel_events.tripwire import Tripwire
 
@@ -60,6 +61,7 @@ class Hub:
         self._log = log
         self._positions = positions
         self._settings = settings
+        self._rings = Rings(settings.live_bytes)
         self._topics: dict[Owner, _Topic] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -93,7 +95,7 @@ class Hub:
         async def on_message(_: str, payload: bytes) -> None:
             self._deliver(topic, payload)
 
-        topic = _Topic(user, Channel(read), _now())
+        topic = _Topic(user, Channel(read, self._rings), _now())
         topic.subscribing = asyncio.create_task(self._bus.subscribe(subject_of(user.owner), on_message))
         self._topics[user.owner] = topic
         return topic

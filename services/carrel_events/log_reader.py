@@ -12,9 +12,9 @@ from carrel_events import repository
 from carrel_events.domain import Cursor, Filter, check_cursor
 from carrel_events.frames import Frame, placed
 
-PAGE_EVENTS = 1000
-PAGE_BYTES = 512 * 1024
-"""What a stream that is behind holds at a time, until its reader has taken it."""
+PAGE_EVENTS = 500
+PAGE_BYTES = 128 * 1024
+"""What a stream holds at a time, until its reader has taken it. What one costs that is not read is a few times this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SecretStr
 
 from carrel_chassis.settings import DatabaseSettings
+from carrel_events.ring import GREATEST_RING_BYTES
 
 
 class EventsSettings(DatabaseSettings):
@@ -22,6 +23,9 @@ class EventsSettings(DatabaseSettings):
     """How often retention looks for what is old enough."""
     open_streams_per_user: int = 50
     """How many streams a user may have open at a time in this process, unless the user's context says otherwise."""
+    live_bytes: int = Field(default=64 * 1024 * 1024, ge=GREATEST_RING_BYTES)
+    """How many bytes of recent events this process keeps for the streams of all users together. Beyond that those of the user whose
+    events were used the longest ago go; a stream that had not taken them yet reads them from the database."""
     idle_check_seconds: float = 5.0
     """How often a user's position is compared with the log, give or take a quarter: a lost live copy that no other follows delays its
     event by at most this."""

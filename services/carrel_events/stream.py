@@ -9,9 +9,7 @@ from carrel_chassis.errors import CarrelError, Kind
 from carrel_events.channel import Channel, Tap
 from carrel_events.domain import Cursor, Filter
 from carrel_events.frames import Frame
-from carrel_events.log_reader import Page
-
-_LIVE_EVENTS = 500
+from carrel_events.log_reader import PAGE_BYTES, PAGE_EVENTS, Page
 
 ReadLog = Callable[[Cursor, Filter], Awaitable[Page]]
 """Reads a page after a cursor in a database session of its own; raises HISTORY_TRUNCATED or CURSOR_INVALID."""
@@ -32,7 +30,7 @@ class Feed:
     async def next(self) -> Sequence[Frame]:
         """The wanted events that there are now; moves the position over them and over those that are not wanted."""
         if not self.behind:
-            frames = self._channel.after(self.position, _LIVE_EVENTS)
+            frames = self._channel.after(self.position, PAGE_EVENTS, PAGE_BYTES)
             if frames is not None:
                 return self._live(frames)
         return await self._from_log()

@@ -147,6 +147,11 @@ async def replica(system: System, stop: asyncio.Event | None = None, **changes: 
 
 async def blocked_count(system: System) -> float:
     """What the service's metrics page says of the tripwire."""
+    return await metric(system, "carrel_cross_user_blocked_total")
+
+
+async def metric(system: System, name: str) -> float:
+    """A number on the service's metrics page."""
     host, port = system.addresses["metrics.events"].split(":")
     source, sink = await asyncio.open_connection(host, int(port))
     sink.write(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -154,5 +159,5 @@ async def blocked_count(system: System) -> float:
     sink.close()
     with suppress(OSError):
         await sink.wait_closed()
-    [line] = [line for line in page.splitlines() if line.startswith("carrel_cross_user_blocked_total")]
+    [line] = [line for line in page.splitlines() if line.startswith(name)]
     return float(line.rsplit(" ", 1)[1])
