@@ -50,7 +50,9 @@ async def persist(call: Callable[[], Awaitable[T]], what: str, run_id: str) -> T
             if not passes(error):
                 raise
             get_logger().warning("call.repeated", call=what, run_id=run_id, reason=error.reason, delay_seconds=delay)
-            pause = max(delay, min(error.retry_seconds or 0.0, _LONGEST_DELAY_SECONDS))
+            # The other side being away is often over at once, as when one line of many broke: its hint is for people's clients.
+            hint = 0.0 if error.kind is Kind.UNAVAILABLE else error.retry_seconds or 0.0
+            pause = max(delay, min(hint, _LONGEST_DELAY_SECONDS))
         await asyncio.sleep(pause)
         delay = min(delay * 2, _LONGEST_DELAY_SECONDS)
 

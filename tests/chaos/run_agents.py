@@ -12,6 +12,9 @@ from typing import ClassVar
 
 from carrel.agent import JSON, Agent, AgentError, OutcomeUnknown, Retry, RunContext, ToolError
 
+CONSENTED, DENIED = "consented", "denied"
+"""The last part of the key of an act that needs its user's consent: what the user says."""
+
 
 class Asking(Agent):
     """One call of a tool that may be repeated."""
@@ -51,7 +54,7 @@ class Caged(Acting):
 
 
 class Keeping(Agent):
-    """Adds its run to what its thread keeps, after an act; returns all that is kept then."""
+    """{"seconds": float}: adds its run to what its thread keeps, after an act, and stays so long; returns all that is kept then."""
 
     name: ClassVar = "chaos_keeping"
 
@@ -59,6 +62,7 @@ class Keeping(Agent):
         acted = await context.agents.run("chaos_acting", {"acts": 1})
         kept = [*(await context.state.get() or []), context.run_id]
         await context.state.set(kept)
+        await asyncio.sleep(float(input.get("seconds", 0.0)))
         return {"done": acted["done"], "kept": kept}
 
 
@@ -116,6 +120,26 @@ class Waiting(Agent):
         return {"done": first["done"] + second["done"], "answer": answer}
 
 
+class Consenting(Agent):
+    """{"answers": [bool]}: for each a call that its user must consent to. The key says what the answer will be; an act, if it is done."""
+
+    name: ClassVar = "chaos_consenting"
+
+    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        done, unknown = [], []
+        for number, answer in enumerate(input.get("answers", [True])):
+            key = f"{context.run_id}/{number}/{CONSENTED if answer else DENIED}"
+            try:
+                await context.tools.call("post", key=key, ask=True, after=0.1)
+                done.append(key)
+            except ToolError as error:
+                if error.reason == "OUTCOME_UNKNOWN":
+                    unknown.append(key)
+                elif error.reason != "APPROVAL_DENIED":
+                    raise
+        return {"done": done, "unknown": unknown}
+
+
 class Retrying(Agent):
     """Fails once in a way that may be tried again, after an act that must not be."""
 
@@ -139,6 +163,20 @@ class Everything(Agent):
         stepped = await context.agents.run("chaos_stepping", {"steps": 1})
         acted = await context.agents.run("chaos_acting", {"acts": 1})
         return {"done": stepped["done"] + acted["done"]}
+
+
+class Patient(Agent):
+    """Fails once, asks its user for an answer and for a consent, and then lasts until it is cancelled: what `Everything` leaves out."""
+
+    name: ClassVar = "chaos_patient"
+    retry: ClassVar = Retry(attempts=3, first_seconds=0.05)
+
+    async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
+        await context.step("try", partial(_fail_once, context.run_id))
+        await context.wait_for.input("May I go on?", {"type": "boolean"})
+        await context.tools.call("post", key=f"{context.run_id}/{CONSENTED}", ask=True)
+        await context.emit.thinking("I last.")
+        await asyncio.Event().wait()
 
 
 async def _draw() -> JSON:
@@ -169,4 +207,17 @@ def _first_time(mark: Path) -> bool:
     return first
 
 
-AGENTS = (Asking, Acting, Caged, Keeping, Delegating, Lasting, Stepping, Waiting, Retrying, Everything)
+AGENTS = (
+    Asking,
+    Acting,
+    Caged,
+    Keeping,
+    Delegating,
+    Lasting,
+    Stepping,
+    Waiting,
+    Consenting,
+    Retrying,
+    Everything,
+    Patient,
+)

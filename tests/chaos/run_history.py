@@ -34,6 +34,14 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """A request for a run that was refused because its thread was busy."""
+
+    owner: Owner
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """A run as one commit left it."""
 
@@ -44,6 +52,11 @@ class Standing:
     epoch: int
     early: bool = False
     """It began before it was allowed to."""
+    busy_thread: str = "ENQUEUE"
+    """What it wanted to become of those before it in its thread."""
+    request_id: str = ""
+    reason: str = ""
+    """Why it failed, if it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,19 @@ class Written:
     run_id: str
     step_id: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a thread keeps, as one commit left it: the runs that have added themselves, by the run that wrote it."""
+
+    owner: Owner
+    thread_id: str
+    run_id: str
+    runs: tuple[str, ...]
+
+
+Change = Standing | Written | Left
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +101,11 @@ class RunHistory:
     """All that was recorded."""
 
     running_limit: int
+    ends: frozenset[str] = FINAL
+    """The states in which runs may end: of agents that never fail by themselves, FAILED is none of them."""
     accepted: list[Accepted] = field(default_factory=list)
-    changes: list[Standing | Written] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     """In the order of their commits, from the first on."""
     logs: dict[Owner, list[Told]] = field(default_factory=lambda: defaultdict(list))
     """By offset."""
@@ -86,6 +115,10 @@ class RunHistory:
     """The state of each accepted run, as its user reads it at the end."""
     effects: list[str] = field(default_factory=list)
     """What was done in the world by steps that must not be done twice, a key for each time."""
+    guarded: set[str] = field(default_factory=set)
+    """Of these, what needs its user's consent."""
+    consented: set[str] = field(default_factory=set)
+    """What users have consented to, or were about to when the line broke."""
     claimed_effects: dict[str, list[str]] = field(default_factory=dict)
     """What the results of runs say was done."""
     kept: dict[str, list[str]] = field(default_factory=dict)
@@ -99,6 +132,8 @@ def check(history: RunHistory) -> list[Fault]:
         *_transition_faults(history.changes),
         *_limit_faults(history),
         *_thread_faults(history.changes),
+        *_rejection_faults(history),
+        *_displacement_faults(history.changes),
         *_fence_faults(history),
         *_telling_faults(history),
         *_effect_faults(history),
@@ -107,7 +142,7 @@ def check(history: RunHistory) -> list[Fault]:
 
 
 def _acceptance_faults(history: RunHistory) -> Iterator[Fault]:
-    """No accepted run is lost, none is doubled, and each has ended."""
+    """No accepted run is lost, none is doubled, and each has ended as it may."""
     last = _last_standings(history.changes)
     first: dict[tuple[Owner, str], str] = {}
     for accepted in history.accepted:
@@ -119,11 +154,13 @@ def _acceptance_faults(history: RunHistory) -> Iterator[Fault]:
             yield Fault("lost", where, "it was accepted, and no commit holds it")
         elif standing.state not in FINAL:
             yield Fault("unended", where, f"it is {standing.state}")
+        elif standing.state not in history.ends:
+            yield Fault("failed", standing.run_id, f"{standing.state} {standing.reason}")
         elif history.ended.get(accepted.run_id) != standing.state:
             yield Fault("disagreement", where, f"{standing.state}, but read as {history.ended.get(accepted.run_id)}")
 
 
-def _transition_faults(changes: Sequence[Standing | Written]) -> Iterator[Fault]:
+def _transition_faults(changes: Sequence[Change]) -> Iterator[Fault]:
     """What is final stays so; epochs only grow, by one with each claim and never otherwise; none begins before its time."""
     last: dict[str, Standing] = {}
     for now in _standings(changes):
@@ -153,7 +190,7 @@ def _limit_faults(history: RunHistory) -> Iterator[Fault]:
                 yield Fault("limit", f"runs of {now.owner[1]}", f"{len(at_work)} at work: {', '.join(sorted(at_work))}")
 
 
-def _thread_faults(changes: Sequence[Standing | Written]) -> Iterator[Fault]:
+def _thread_faults(changes: Sequence[Change]) -> Iterator[Fault]:
     """No run begins before those that were accepted before it in its thread are over."""
     lines: dict[tuple[Owner, str], list[str]] = defaultdict(list)
     states: dict[str, str] = {}
@@ -169,6 +206,36 @@ def _thread_faults(changes: Sequence[Standing | Written]) -> Iterator[Fault]:
                     yield Fault("order", f"{now.thread_id} of {now.owner[1]}", f"{now.run_id} before {earlier}")
 
 
+def _rejection_faults(history: RunHistory) -> Iterator[Fault]:
+    """Of a request that was refused no run is ever seen; and a run that would be refused in a busy thread found it free."""
+    rejected = {(each.owner, each.request_id) for each in history.rejected}
+    for now, before in _first_standings(history.changes):
+        if (now.owner, now.request_id) in rejected:
+            yield Fault("rejected", now.run_id, f"{now.request_id} was refused, and has started it")
+        if now.busy_thread == "REJECT":
+            yield from (Fault("busy", now.run_id, f"{each.run_id} was {each.state}") for each in before)
+
+
+def _displacement_faults(changes: Sequence[Change]) -> Iterator[Fault]:
+    """What makes way in its thread for a run is cancelled; and what is rolled back leaves nothing in the state of the thread."""
+    displaced: dict[str, Standing] = {}
+    for now, before in _first_standings(changes):
+        if now.busy_thread in ("INTERRUPT", "ROLLBACK"):
+            displaced.update({each.run_id: now for each in before})
+            yield from (
+                Fault("displaced", each.run_id, f"it is {each.state} when {now.run_id} comes")
+                for each in before
+                if each.state != "CANCELLING"
+            )
+    for run_id, standing in _last_standings(changes).items():
+        if run_id in displaced and standing.state in FINAL - {"CANCELLED"}:
+            yield Fault("displaced", run_id, f"it was to make way for {displaced[run_id].run_id}, and {standing.state}")
+    rolled_back = {run_id for run_id, by in displaced.items() if by.busy_thread == "ROLLBACK"}
+    for left in (change for change in changes if isinstance(change, Left)):
+        for run_id in rolled_back & {left.run_id, *left.runs}:
+            yield Fault("rollback", run_id, f"{left.run_id} leaves {', '.join(left.runs)} in {left.thread_id}")
+
+
 def _fence_faults(history: RunHistory) -> Iterator[Fault]:
     """Once a later attempt has written to a store, no older one does; and the journal takes nothing but from the attempt at work."""
     latest: dict[tuple[str, str], int] = {}
@@ -176,6 +243,7 @@ def _fence_faults(history: RunHistory) -> Iterator[Fault]:
     for change in history.changes:
         if isinstance(change, Standing):
             runs[change.run_id] = change
+        if not isinstance(change, Written):
             continue
         where = f"{change.store} of {change.run_id}"
         if change.attempt < latest.get((change.store, change.run_id), 0):
@@ -228,9 +296,10 @@ def _end_faults(standing: Standing, story: Sequence[Told]) -> Iterator[Fault]:
 
 
 def _effect_faults(history: RunHistory) -> Iterator[Fault]:
-    """What must not be done twice was not; and what a run says it has done, it has."""
+    """What must not be done twice was not, what needs a consent only with one; and what a run says it has done, it has."""
     done = Counter(history.effects)
     yield from (Fault("twice", key, f"done {count} times") for key, count in done.items() if count > 1)
+    yield from (Fault("unasked", key, "its user has not consented") for key in history.guarded - history.consented)
     for run_id, keys in history.claimed_effects.items():
         yield from (Fault("undone", run_id, f"{key} was not done") for key in keys if not done[key])
 
@@ -262,11 +331,26 @@ def _state_faults(history: RunHistory) -> Iterator[Fault]:
                 yield Fault("state", where, f"{', '.join(kept)} are not all of this thread")
 
 
-def _standings(changes: Sequence[Standing | Written]) -> Iterator[Standing]:
+def _standings(changes: Sequence[Change]) -> Iterator[Standing]:
     return (change for change in changes if isinstance(change, Standing))
 
 
-def _last_standings(changes: Sequence[Standing | Written]) -> Mapping[str, Standing]:
+def _first_standings(changes: Sequence[Change]) -> Iterator[tuple[Standing, list[Standing]]]:
+    """Each run as it was accepted, with those of its thread that were not over then."""
+    live: dict[tuple[Owner, str], dict[str, Standing]] = defaultdict(dict)
+    seen: set[str] = set()
+    for now in _standings(changes):
+        thread = live[now.owner, now.thread_id]
+        if now.run_id not in seen:
+            seen.add(now.run_id)
+            yield now, list(thread.values())
+        if now.state in FINAL:
+            thread.pop(now.run_id, None)
+        else:
+            thread[now.run_id] = now
+
+
+def _last_standings(changes: Sequence[Change]) -> Mapping[str, Standing]:
     return {standing.run_id: standing for standing in _standings(changes)}
 
 
@@ -274,8 +358,16 @@ def story(history: RunHistory, run_id: str) -> Iterator[str]:
     """All that is known of a run, for whoever has to find out how a fault came about."""
     for change in history.changes:
         if change.run_id == run_id:
-            yield (
-                f"{change.state} {change.epoch}" if isinstance(change, Standing) else f"{change.store} {change.step_id}"
-            )
+            yield _told_shortly(change)
     for told in (told for log in history.logs.values() for told in log if told.run_id == run_id):
         yield f"{told.offset}: {told.event_id.removeprefix(run_id)} {told.type} of attempt {told.attempt}"
+
+
+def _told_shortly(change: Change) -> str:
+    match change:
+        case Standing():
+            return f"{change.state} {change.epoch} {change.reason}".rstrip()
+        case Written():
+            return f"{change.store} {change.step_id}"
+        case Left():
+            return f"left {', '.join(change.runs)}"

@@ -17,13 +17,14 @@ from carrel.api.runs.v1.run_pb2 import RunState
 from carrel.errors import CarrelClientError
 from tests.chaos.commits import Change, Commits
 from tests.chaos.history import Owner
-from tests.chaos.run_history import RunHistory, Standing, Told, Written
+from tests.chaos.run_agents import CONSENTED, DENIED
+from tests.chaos.run_history import Left, RunHistory, Standing, Told, Written
 from tests.support.follow import Follower
 from tests.support.system import System
 
 T = TypeVar("T")
 
-_TABLES = ("execution.run", "execution.journal_step", "tools.tool_call", "events.event")
+_TABLES = ("execution.run", "execution.journal_step", "execution.thread_state", "tools.tool_call", "events.event")
 _LEFT = """
     SELECT format('%s of %s is %s (ready %s, epoch %s, thread %s)', run_id, agent, state, ready, epoch, thread_id) FROM execution.run
     WHERE finish_time IS NULL
@@ -50,7 +51,7 @@ class Record:
         deadline = time.monotonic() + seconds
         while left:
             assert time.monotonic() < deadline, f"after {seconds:g} s there is still {'; '.join(left[:10])}"
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
             try:
                 async with self.administrator() as connection:
                     left = [row[0] for row in await connection.fetch(_LEFT)]
@@ -88,6 +89,7 @@ class Record:
         if self._effects.exists():
             lines = self._effects.read_text().splitlines()
             history.effects = [line for line in lines if line.split("/")[0] in ours]
+            history.guarded = {line for line in history.effects if line.split("/")[-1] in (CONSENTED, DENIED)}
 
 
 async def recorded(system: System, administrator_url: str) -> Record:
@@ -120,9 +122,19 @@ def _add(history: RunHistory, change: Change, owners: Mapping[Owner, Any]) -> No
     match change.table:
         case "execution.run":
             standing = Standing(
-                owner, row["run_id"], row["thread_id"], row["state"], int(row["epoch"]), early=_began_early(row)
+                owner,
+                row["run_id"],
+                row["thread_id"],
+                row["state"],
+                int(row["epoch"]),
+                early=_began_early(row),
+                busy_thread=row["busy_thread"],
+                request_id=row["request_id"],
+                reason=row["error_reason"] or "",
             )
             history.changes.append(standing)
+        case "execution.thread_state":
+            history.changes.append(Left(owner, row["thread_id"], row["run_id"], tuple(json.loads(row["state_json"]))))
         case "execution.journal_step":
             history.changes.append(Written("journal", row["run_id"], row["step_id"], int(row["epoch"])))
         case "tools.tool_call":

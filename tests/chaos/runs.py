@@ -38,7 +38,8 @@ async def play(running: RunStack, seed: str, blows: int, counts: Counter[str]) -
     attempts = sum(standing.epoch for standing in last.values())
     counts.update(rounds=1, blows=len(one.plan.blows), runs=len(history.accepted), faults=len(faults))
     counts.update(attempts=attempts, events=sum(map(len, history.logs.values())))
-    counts.update(effects=len(history.effects))
+    counts.update(effects=len(history.effects), rejected=len(history.rejected), consents=len(history.consented))
+    counts.update(f"of {each.busy_thread}" for each in last.values() if each.busy_thread != "ENQUEUE")
     told = ", ".join(f"{count} {state}" for state, count in sorted(ends.items()))
     print(
         f"round {seed}: {len(history.accepted)} runs ({told}), {attempts} attempts, "

@@ -7,7 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.run_history import TOLD_BY, Accepted, RunHistory, Standing, Told, Written, check
+from tests.chaos.run_history import (
+    TOLD_BY,
+    Accepted,
+    Change,
+    Left,
+    Rejected,
+    RunHistory,
+    Standing,
+    Told,
+    Written,
+    check,
+)
 
 ADA, EVE = ("acme", "ada"), ("acme", "eve")
 
@@ -64,15 +75,65 @@ def test_a_history_as_it_should_be_has_no_fault() -> None:
     assert check(recorded()) == []
 
 
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda history: history.rejected.append(Rejected(ADA, "request-4")),
+        lambda history: displacing("INTERRUPT", Left(ADA, "thread-3", "run-3", ("run-3",)))(history),
+        lambda history: displacing("ROLLBACK", Left(ADA, "thread-3", "run-5", ("run-5",)))(history),
+        lambda history: history.changes.append(replace(standing(5, "QUEUED", 0, "thread-3"), busy_thread="REJECT")),
+        lambda history: (history.guarded.add("run-1.a"), history.consented.add("run-1.a")),
+    ],
+    ids=["rejected, and never seen", "interrupted", "rolled back", "a free thread", "consented"],
+)
+def test_what_may_happen_in_a_busy_thread_or_with_a_consent_is_no_fault(plant: Callable[[RunHistory], object]) -> None:
+    history = recorded()
+    plant(history)
+    assert check(history) == []
+
+
 def without(change: Standing) -> Callable[[RunHistory], None]:
     return lambda history: history.changes.remove(change)
 
 
-def inserted(place: int, *changes: Standing | Written) -> Callable[[RunHistory], None]:
+def inserted(place: int, *changes: Change) -> Callable[[RunHistory], None]:
     def plant(history: RunHistory) -> None:
         history.changes[place:place] = changes
 
     return plant
+
+
+def displacing(policy: str, *changes: Change) -> Callable[[RunHistory], None]:
+    """A run that wants others out of its way, or is refused, comes before these changes, while run 3 is CANCELLING in its thread."""
+    return inserted(12, replace(standing(5, "QUEUED", 0, "thread-3"), busy_thread=policy), *changes)
+
+
+def without_cancelling(policy: str) -> Callable[[RunHistory], None]:
+    """Run 3, which is RUNNING, is not told to make way."""
+    return inserted(11, replace(standing(5, "QUEUED", 0, "thread-3"), busy_thread=policy))
+
+
+def succeeds_all_the_same(policy: str) -> Callable[[RunHistory], None]:
+    def plant(history: RunHistory) -> None:
+        history.changes[12] = standing(3, "SUCCEEDED", 1, "thread-3")
+        displacing(policy)(history)
+
+    return plant
+
+
+def rejected_and_begun(history: RunHistory) -> None:
+    history.rejected.append(Rejected(ADA, "request-4"))
+    history.changes.append(replace(standing(4, "QUEUED", 0, "thread-4"), request_id="request-4"))
+
+
+def unasked(history: RunHistory) -> None:
+    history.guarded.add("run-1.a")
+
+
+def consented_and_done_twice(history: RunHistory) -> None:
+    history.guarded.add("run-1.a")
+    history.consented.add("run-1.a")
+    history.effects.append("run-1.a")
 
 
 def never_seen(history: RunHistory) -> None:
@@ -124,6 +185,10 @@ PLANTED: dict[str, tuple[Callable[[RunHistory], object], str]] = {
     "an accepted run that no commit holds": (never_seen, "lost"),
     "an accepted run that never ends": (without(standing(2, "FAILED", 1)), "unended"),
     "a request that started two runs": (answered_with_another_run, "doubled"),
+    "a run that fails where none may": (
+        lambda history: setattr(history, "ends", frozenset({"SUCCEEDED", "CANCELLED"})),
+        "failed",
+    ),
     "a run that its user reads otherwise": (read_otherwise, "disagreement"),
     "a final run that begins again": (inserted(16, standing(2, "RUNNING", 2)), "revived"),
     "a final run that ends otherwise": (inserted(16, standing(2, "CANCELLED", 1)), "revived"),
@@ -170,6 +235,21 @@ PLANTED: dict[str, tuple[Callable[[RunHistory], object], str]] = {
     "a hole in a log": (in_log(6, offset=8), "gap"),
     "an event that a follower missed": (lambda history: history.followed[ADA].pop(3), "stream"),
     "two events that a follower got in another order": (lambda history: history.followed[ADA].reverse(), "stream"),
+    "a run of a request that was rejected": (rejected_and_begun, "rejected"),
+    "a run that was to be rejected in a busy thread": (displacing("REJECT"), "busy"),
+    "a run that is not told to make way": (without_cancelling("INTERRUPT"), "displaced"),
+    "a run that is not told to make way for one that rolls back": (without_cancelling("ROLLBACK"), "displaced"),
+    "a run that makes way and succeeds": (succeeds_all_the_same("INTERRUPT"), "displaced"),
+    "a run that is rolled back and leaves itself": (
+        displacing("ROLLBACK", Left(ADA, "thread-3", "run-3", ("run-3",))),
+        "rollback",
+    ),
+    "a run that is rolled back and is left by another": (
+        displacing("ROLLBACK", Left(ADA, "thread-3", "run-5", ("run-3", "run-5"))),
+        "rollback",
+    ),
+    "an act without its user's consent": (unasked, "unasked"),
+    "an act that was consented to once and done twice": (consented_and_done_twice, "twice"),
     "a step that was done twice": (lambda history: history.effects.append("run-1.a"), "twice"),
     "a step that a result holds and nobody has done": (lambda history: history.effects.remove("run-1.a"), "undone"),
 }

@@ -63,8 +63,14 @@ async def test_a_run_goes_on_when_its_process_ends_and_says_nothing_twice(
 async def test_a_run_whose_user_is_gone_when_its_turn_comes_does_nothing(fragile: System) -> None:
     person = await fragile.person()
     runs = Runs(fragile, person)
-    busy = [await runs.start("sleeper", {"seconds": 1.0}) for _ in range(4)]
+    busy = [await runs.start("sleeper", {"seconds": 2.0}) for _ in range(4)]
     waiting = await runs.start("counting")
+
+    async def begun() -> bool:
+        # A run that is accepted may not have its context yet; without one it is refused as well.
+        return all(["agent_started" in types(await runs.events(run.run_id)) for run in busy])
+
+    await eventually(begun)
     connection = await asyncpg.connect(fragile.database_url("postgres", driver="postgresql"))
     try:
         await connection.execute("UPDATE context.app_user SET disabled = true WHERE user_id = $1", person.user_id)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from carrel import Client
 from carrel.api.events.v1.event_pb2 import Event
+from carrel.errors import CarrelClientError, Unavailable
 from tests.support.system import Person, System
 
 FIVE = ("agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed")
@@ -23,24 +24,40 @@ class Follower:
         self.client = client
         self.events: list[Event] = []
         self._news = asyncio.Condition()
+        self._broken: CarrelClientError | None = None
 
     async def follow(self) -> None:
-        """Receives until it is cancelled."""
-        async with aclosing(self.client.subscribe()) as events:
-            async for event in events:
-                self.events.append(event)
-                async with self._news:
-                    self._news.notify_all()
+        """Receives until it is cancelled, or its stream ends for good: then `until` says why."""
+        try:
+            await self._receive()
+        except CarrelClientError as error:
+            async with self._news:
+                self._broken = error
+                self._news.notify_all()
+
+    async def _receive(self) -> None:
+        while True:
+            try:
+                async with aclosing(self.client.subscribe()) as events:
+                    async for event in events:
+                        self.events.append(event)
+                        async with self._news:
+                            self._news.notify_all()
+            except Unavailable:
+                if self.events:  # one that was open is resumed by the client itself
+                    raise
 
     async def until(self, done: Callable[[], bool], seconds: float = 60.0) -> None:
         """Waits until `done()` holds of the events so far."""
         try:
             async with asyncio.timeout(seconds), self._news:
-                await self._news.wait_for(done)
+                await self._news.wait_for(lambda: done() or self._broken is not None)
         except TimeoutError:
             raise AssertionError(
                 f"not within {seconds} s; {len(self.events)} events: {Counter(self.types())}"
             ) from None
+        if not done():
+            raise AssertionError(f"the stream ended after {len(self.events)} events") from self._broken
 
     async def until_final(self, *run_ids: str, seconds: float = 60.0) -> None:
         """Waits for the final event of each of these runs."""

@@ -172,6 +172,9 @@ class Engine:
             return await self._pool.acquire(timeout=_ACQUIRE_SECONDS)
         except TimeoutError:
             raise ConnectionError(f"none of {self._pool_size} connections was free in {_ACQUIRE_SECONDS:g} s") from None
+        except OSError as error:
+            # A name that is not known now, no route, no local port: whatever the reason, there is no connection.
+            raise ConnectionError(str(error)) from error
 
 
 async def _roll_back(raw: Any) -> None:

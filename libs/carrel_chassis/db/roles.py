@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from carrel_chassis.db.engine import cross_user_engine
 from carrel_chassis.db.sessions import database_errors
+from carrel_chassis.errors import CannotStart
 
 _PRIVILEGES = text("""
     SELECT current_user AS role, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb,
@@ -15,8 +16,8 @@ _PRIVILEGES = text("""
 """)
 
 
-class UnsafeRole(RuntimeError):
-    """The login role could see or change more than its service may; the service does not start."""
+class UnsafeRole(CannotStart):
+    """The login role could see or change more than its service may."""
 
 
 async def assert_unprivileged(url: str) -> None:

@@ -16,13 +16,13 @@ from carrel_chassis.db.engine import CONNECTION_LOST, Connection, Engine
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import UserContext
 
-_STOPPING = (
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+_PASSING = (
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
 )
-"""What PostgreSQL says while it starts, stops or has no room."""
+"""What PostgreSQL says while it starts, stops, has no room, or lets another transaction go first (classes 57, 53 and 40 of its error
+codes): the same transaction may succeed a moment later."""
 
 
 class SessionIsolationError(CarrelError):
@@ -130,10 +130,10 @@ class UserSessions:
 
 @asynccontextmanager
 async def database_errors() -> AsyncIterator[None]:
-    """Turns a missing database into UNAVAILABLE; everything else is a fault of ours and passes."""
+    """Turns a database that cannot serve now into UNAVAILABLE; everything else is a fault of ours and passes."""
     try:
         yield
-    except (*CONNECTION_LOST, *_STOPPING) as error:
+    except (*CONNECTION_LOST, *_PASSING) as error:
         raise _unavailable() from error
 
 

@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import asyncpg
 from sqlalchemy import TextClause, text
 
 from carrel.replay import Answered, Ask, Journal, StepKind, StepRecord, StepState, WaitKind, WaitState
 from carrel_chassis.db.engine import Engine
 from carrel_chassis.db.sessions import database_errors
-from carrel_chassis.errors import CarrelError, Kind
 from carrel_execution.attempt import events
 from carrel_execution.domain import ClaimedRun
 
@@ -149,11 +147,7 @@ class JournalStore:
             "retries": column(lambda each: each.step.retry),
             "begin_times": column(lambda each: each.step.begin_time),
         }
-        try:
-            rows = await self._execute(WRITE, values)
-        except asyncpg.DeadlockDetectedError as error:
-            # Locks are taken in one order everywhere; should that ever be missed, the batch is written again.
-            raise CarrelError(Kind.UNAVAILABLE, "UNAVAILABLE", "The journal is busy; try again.") from error
+        rows = await self._execute(WRITE, values)
         return {row.place: Standing(row.state, row.cancel_reason) for row in rows}
 
     async def read(self, run: ClaimedRun) -> Journal:

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from carrel_chassis.db.engine import Connection, MissingUserContext, user_engine
 from carrel_chassis.db.roles import UnsafeRole, assert_unprivileged
 from carrel_chassis.db.sessions import SessionIsolationError, UserSessions
-from carrel_chassis.errors import CarrelError
+from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import ResourceLimits, UserContext
 from carrel_chassis.ids import new_id
 from tests.libs.chassis.test_signing import context
@@ -142,3 +143,37 @@ async def test_a_role_that_could_see_more_is_refused_at_the_start(system: System
     await assert_unprivileged(system.database_url("carrel_context"))
     with pytest.raises(UnsafeRole, match="rolsuper"):
         await assert_unprivileged(system.database_url("postgres"))
+
+
+def raising(condition: str) -> TextClause:
+    """A statement that PostgreSQL itself refuses, by the name of the condition."""
+    return text(f"DO $$ BEGIN RAISE EXCEPTION 'injected' USING ERRCODE = '{condition}'; END $$")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    "disk_full out_of_memory too_many_connections deadlock_detected serialization_failure query_canceled admin_shutdown".split(),
+)
+async def test_a_database_that_cannot_serve_now_is_unavailable(sessions: UserSessions, condition: str) -> None:
+    with pytest.raises(CarrelError) as refusal:
+        async with sessions.open(user(), "call") as connection:
+            await connection.execute(raising(condition))
+    assert (refusal.value.kind, refusal.value.reason) == (Kind.UNAVAILABLE, "UNAVAILABLE")
+
+
+@pytest.mark.parametrize(
+    "condition", ["unique_violation", "insufficient_privilege", "undefined_table", "raise_exception"]
+)
+async def test_a_fault_of_ours_is_not_taken_for_an_outage(sessions: UserSessions, condition: str) -> None:
+    with pytest.raises(asyncpg.PostgresError, match="injected"):
+        async with sessions.open(user(), "call") as connection:
+            await connection.execute(raising(condition))
+
+
+async def test_a_database_to_which_there_is_no_way_is_unavailable() -> None:
+    engine = user_engine("postgresql+asyncpg://carrel_context:x@255.255.255.255:1/carrel", pool_size=1)
+    with pytest.raises(CarrelError) as refusal:
+        async with UserSessions(engine).open(user(), "call") as connection:
+            await connection.execute(WHO)
+    assert refusal.value.kind is Kind.UNAVAILABLE
+    await engine.dispose()
