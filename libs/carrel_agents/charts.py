@@ -1,38 +1,20 @@
-"""Charts as SVG: bars, stacked and side by side. The same numbers give the same bytes, and every text is escaped.
-
-A drawing library would bring fonts and a renderer; these are four charts of rectangles, and what is drawn can be read here.
-"""
+"""Which charts a report has, and what they show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from typing import NamedTuple
 
 from carrel.agent import JSON
-from carrel_agents.formula import money, show
+from carrel_agents.document import foreign
+from carrel_agents.drawing import WIDTH, Chart, Series, bars, columns
+from carrel_agents.formula import said, show
+from carrel_agents.scales import Mark, length, spaced, time_marks
 
 Row = Mapping[str, JSON]
 
-WIDTH, HEIGHT = 720, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 48, 24
-_COLOURS = ("#2563a8", "#e08a1e")
 _MOST_BARS = 20
-
-
-class Chart(NamedTuple):
-    """A drawing; `name` is stable, such as "requests_over_time"."""
-
-    name: str
-    title: str
-    svg: str
-
-
-class Series(NamedTuple):
-    """Numbers of one kind, one for each place of a chart."""
-
-    name: str
-    values: Sequence[float]
+_LONGEST_NAME = 36
+"""In characters, so that a label fits into the width of a chart."""
 
 
 def charts_of(report: Row) -> list[Chart]:
@@ -50,86 +32,43 @@ def charts_of(report: Row) -> list[Chart]:
 def _over_time(over_time: Row, last_time: str) -> list[Chart]:
     requests, inputs, outputs = zip(*over_time["buckets"], strict=True)
     minutes = over_time["bucket_minutes"]
-    every = "minute" if minutes == 1 else f"{minutes:,} minutes"
-    ends = (over_time["first_minute"], last_time[:16])
+    first, last = over_time["first_minute"][:10], last_time[:10]
+    days = first if first == last else f"{first} to {last}"
+    marks = [
+        Mark(mark.place // minutes, mark.label)
+        for mark in time_marks(over_time["first_minute"], minutes * len(over_time["buckets"]))
+    ]
+    tokens = [Series("input", inputs), Series("output", outputs)]
     return [
-        columns("requests_over_time", f"Requests in each {every}", [Series("requests", requests)], ends),
         columns(
-            "tokens_over_time", f"Tokens in each {every}", [Series("input", inputs), Series("output", outputs)], ends
+            "requests_over_time", f"Requests in each {length(minutes)}", [Series("requests", requests)], marks, days
         ),
+        columns("tokens_over_time", f"Tokens in each {length(minutes)}", tokens, marks, days),
     ]
 
 
 def _sizes(kind: str, sizes: Sequence[Row]) -> Chart:
+    """From the smallest class with a request to the largest."""
     counts = {size["from"]: size["requests"] for size in sizes}
-    largest = max(counts)
-    starts = [0, *(2**power for power in range(largest.bit_length()))]
-    title = f"Requests by {kind} tokens; each bar is twice as wide in tokens as the one before"
-    ends = ("no token", f"from {show(starts[-1])} tokens")
-    return columns(f"{kind}_tokens", title, [Series("requests", [counts.get(start, 0) for start in starts])], ends)
+    starts = [0, *(2**power for power in range(max(counts).bit_length()))]
+    starts = [start for start in starts if start >= min(counts)]
+    labels = [show(start) for start in starts]
+    every = spaced(labels, WIDTH / len(labels))
+    marks = [Mark(place, label) for place, label in enumerate(labels) if place % every == 0]
+    values = [counts.get(start, 0) for start in starts]
+    axis = f"{kind} tokens of a request, from the number under a bar to below that of the next"
+    return columns(f"{kind}_tokens", f"Requests by {kind} tokens", [Series("requests", values)], marks, axis)
 
 
 def _cost_by_model(cost: Row) -> Chart:
     models = sorted(cost["by_model"], key=lambda each: -each["amount"])[:_MOST_BARS]
-    labels = [
-        f"{'not named' if each['model'] is None else each['model'][:60]}: {money(each['amount'])} {cost['currency']}"
-        for each in models
-    ]
-    return bars("cost_by_model", f"Cost by model, {cost['currency']}", labels, [each["amount"] for each in models])
+    parts = [Series(kind, [each[kind]["amount"] for each in models]) for kind in ("input", "output")]
+    whole = f"Cost by model, {cost['currency']}"
+    title = whole if len(models) == len(cost["by_model"]) else f"{whole}: the {len(models)} that cost most"
+    return bars("cost_by_model", title, [_model_label(each, cost["currency"]) for each in models], parts)
 
 
-def columns(name: str, title: str, series: Sequence[Series], ends: tuple[str, str]) -> Chart:
-    """Upright bars over equal steps, stacked where there are several series; `ends` names the first and the last place."""
-    count = len(series[0].values)
-    highest = max(sum(values) for values in zip(*(each.values for each in series), strict=True))
-    step = (WIDTH - _LEFT - _RIGHT) / count
-    room, floor = HEIGHT - _TOP - _BOTTOM, HEIGHT - _BOTTOM
-    parts, base = [], [0.0] * count
-    for each, colour in zip(series, _COLOURS, strict=False):
-        path = ""
-        for place, value in enumerate(each.values):
-            height = room * value / highest if highest else 0.0
-            if value:
-                left, bottom = _LEFT + place * step, floor - base[place]
-                path += f"M{left:.1f} {bottom:.1f}v{-height:.1f}h{step * 0.86:.1f}v{height:.1f}z"
-            base[place] += height
-        parts.append(f'<path d="{path}" fill="{colour}"/>')
-    parts.append(f'<path d="M{_LEFT} {floor}H{WIDTH - _RIGHT}" stroke="#888"/>')
-    parts.append(_text(_LEFT, _TOP - 8, f"highest: {show(highest)}"))
-    if len(series) > 1:
-        for place, (each, colour) in enumerate(zip(series, _COLOURS, strict=False)):
-            parts.append(_text(WIDTH - 160 + 80 * place, _TOP - 8, f"■ {each.name}", colour))
-    parts.append(_text(_LEFT, HEIGHT - 8, ends[0]))
-    parts.append(_text(WIDTH - _RIGHT, HEIGHT - 8, ends[1], anchor="end"))
-    return _chart(name, title, HEIGHT, parts)
-
-
-def bars(name: str, title: str, labels: Sequence[str], values: Sequence[float]) -> Chart:
-    """Lying bars, each under its label."""
-    highest = max(values)
-    parts = []
-    for place, (label, value) in enumerate(zip(labels, values, strict=True)):
-        top = _TOP + 40 * place
-        width = (WIDTH - _LEFT - _RIGHT) * value / highest if highest else 0.0
-        parts.append(_text(_LEFT, top, label))
-        parts.append(f'<rect x="{_LEFT}" y="{top + 6}" width="{width:.1f}" height="16" fill="{_COLOURS[0]}"/>')
-    return _chart(name, title, _TOP + 40 * len(values), parts)
-
-
-def _chart(name: str, title: str, height: int, parts: Sequence[str]) -> Chart:
-    head = _text(_LEFT, 18, title, weight="bold")
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" font-family="sans-serif" '
-        f'font-size="12"><title>{_shown(title)}</title>{head}{"".join(parts)}</svg>'
-    )
-    return Chart(name, title, svg)
-
-
-def _text(x: float, y: float, text: str, colour: str = "#333", *, anchor: str = "start", weight: str = "normal") -> str:
-    style = f'fill="{colour}" text-anchor="{anchor}" font-weight="{weight}"'
-    return f'<text x="{x}" y="{y}" {style}>{_shown(text)}</text>'
-
-
-def _shown(text: str) -> str:
-    """Escaped, and without the characters that XML cannot hold."""
-    return escape("".join(character for character in text if character.isprintable()))
+def _model_label(model: Row, currency: str) -> str:
+    name = f"not named, priced as {model['priced_as']}" if model["model"] is None else model["model"]
+    parts = " and ".join(f"{said(model[kind]['amount'])} for {kind}" for kind in ("input", "output"))
+    return f"{foreign(name, _LONGEST_NAME).text}: {said(model['amount'])} {currency}, {parts}"

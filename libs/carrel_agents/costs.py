@@ -46,14 +46,22 @@ def per_million(terms: Iterable[str]) -> str:
 
 
 def _of_model(group: Row, name: str, prices: Row) -> dict[str, JSON]:
-    cost = solve_money(per_million([_whole(group, prices["models"][name])]))
+    rates = prices["models"][name]
+    cost = solve_money(per_million([_whole(group, rates)]))
     return {
         "model": group["model"],
         "priced_as": name,
         "requests": group["requests"],
         "amount": cost.value,
         "arithmetic": cost.text,
+        **{kind: _of_kind(kind, group, rates) for kind in ("input", "output")},
     }
+
+
+def _of_kind(kind: str, group: Row, rates: Row) -> dict[str, JSON]:
+    """What a model's tokens of one kind cost."""
+    cost = solve_money(per_million([f"{show(group[f'{kind}_tokens'])} × {show(rates[f'{kind}_per_million'])}"]))
+    return {"amount": cost.value, "arithmetic": cost.text}
 
 
 def _input_share(priced: Sequence[tuple[Row, str]], prices: Row, total: float) -> dict[str, JSON] | None:

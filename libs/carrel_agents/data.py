@@ -5,6 +5,7 @@ from __future__ import annotations
 from carrel.agent import Agent, RunContext
 from carrel_agents import facts, statements, trace
 from carrel_agents.findings import find_in_time
+from carrel_agents.scales import round_minutes
 from carrel_agents.values import DataResult, HandedOn, TriageResult
 
 
@@ -22,7 +23,7 @@ class Data(Agent[HandedOn, DataResult]):
         )
         await context.emit.progress("measuring the load by minute", 0, 3)
         (load,) = await trace.query(context, source.corpus, statements.load_sql(source))
-        bucket_minutes = -(-load["minutes"] // statements.MOST_BUCKETS)
+        bucket_minutes = round_minutes(load["minutes"], statements.MOST_BUCKETS)
         await context.emit.progress("following the load over time", 1, 3)
         series = await trace.query(
             context, source.corpus, statements.series_sql(source, load["first_minute"], bucket_minutes)

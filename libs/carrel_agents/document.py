@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from carrel_agents.charts import Chart
+from carrel_agents.drawing import Chart
 
 
 class Span(NamedTuple):

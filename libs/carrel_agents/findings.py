@@ -6,22 +6,25 @@ from collections.abc import Mapping, Sequence
 
 from carrel.agent import JSON
 from carrel_agents.costs import per_million, priced_groups
-from carrel_agents.formula import Formula, money, show, solve, solve_money
+from carrel_agents.finding import Finding, finding
+from carrel_agents.formula import Formula, said, show, solve, solve_money
+from carrel_agents.model_findings import dearest_model, slowest_model
 
 Facts = Mapping[str, JSON]
-Finding = dict[str, JSON]
 
 
-def find_in_cost(facts: Facts, groups: Sequence[Facts], cost: Facts | None, prices: Facts) -> list[Finding]:
-    """What optimization finds: money, and the requests that could cost less."""
+def find_by_kind(facts: Facts, groups: Sequence[Facts], cost: Facts | None, prices: Facts) -> list[Finding]:
+    """What optimization finds: money, the requests that could cost less, and what sets the models apart."""
     return _there(
         _cost(cost),
+        dearest_model(cost),
         _input_share(cost),
         _token_ratio(facts),
         _long_prompts(facts),
         _short_requests(facts),
         _repeated(facts, groups, prices),
         _batches(facts),
+        slowest_model(facts),
     )
 
 
@@ -39,21 +42,7 @@ def find_in_time(facts: Facts) -> list[Finding]:
 
 
 def _there(*findings: Finding | None) -> list[Finding]:
-    return [finding for finding in findings if finding is not None]
-
-
-def _finding(
-    name: str, topics: Sequence[str], title: str, statement: str, formulas: Sequence[Formula], rows: int
-) -> Finding:
-    return {
-        "name": name,
-        "topics": list(topics),
-        "title": title,
-        "statement": statement,
-        "arithmetic": "; ".join(formula.text for formula in formulas),
-        "value": formulas[-1].value,
-        "rows": rows,
-    }
+    return [each for each in findings if each is not None]
 
 
 def _cost(cost: Facts | None) -> Finding | None:
@@ -61,11 +50,11 @@ def _cost(cost: Facts | None) -> Finding | None:
         return None
     mean = cost["per_thousand_requests"]
     statement = (
-        f"{show(cost['requests'])} requests cost {money(cost['amount'])} {cost['currency']}, "
-        f"which is {money(mean['amount'])} {cost['currency']} for every 1,000 of them."
+        f"{show(cost['requests'])} requests cost {said(cost['amount'])} {cost['currency']}, "
+        f"which is {said(mean['amount'])} {cost['currency']} for every 1,000 of them."
     )
     formulas = [Formula(cost["amount"], cost["arithmetic"]), Formula(mean["amount"], mean["arithmetic"])]
-    return _finding("cost", ["cost", "overview"], "What the trace costs", statement, formulas, cost["requests"])
+    return finding("cost", ["cost", "overview"], "What the trace costs", statement, formulas, cost["requests"])
 
 
 def _input_share(cost: Facts | None) -> Finding | None:
@@ -77,7 +66,7 @@ def _input_share(cost: Facts | None) -> Finding | None:
         f"{show(share['percent'], 1)} % of the cost is paid for input, so the {heavier} are where most money goes."
     )
     formula = Formula(share["percent"], share["arithmetic"])
-    return _finding(
+    return finding(
         "input_share", ["cost"], f"Most of the cost is in the {heavier}", statement, [formula], cost["requests"]
     )
 
@@ -92,7 +81,7 @@ def _token_ratio(facts: Facts) -> Finding | None:
         f"{show(facts['output_tokens_percentiles']['p50'])}."
     )
     title = "Prompts are longer than answers" if ratio.value < 1 else "Answers are as long as prompts or longer"
-    return _finding("token_ratio", ["volume", "overview"], title, statement, [ratio], facts["requests"])
+    return finding("token_ratio", ["volume", "overview"], title, statement, [ratio], facts["requests"])
 
 
 def _long_prompts(facts: Facts) -> Finding | None:
@@ -107,7 +96,7 @@ def _long_prompts(facts: Facts) -> Finding | None:
         f"{show(long['requests'])} prompts ({show(of_requests.value, 1)} %) are longer than "
         f"{show(long['above_input_tokens'])} tokens, the p95; these requests carry {show(of_tokens.value, 1)} % of all tokens."
     )
-    return _finding(
+    return finding(
         "long_prompts", ["volume", "cost"], "The longest prompts", statement, [of_requests, of_tokens], long["requests"]
     )
 
@@ -121,7 +110,7 @@ def _short_requests(facts: Facts) -> Finding | None:
         f"{show(short['requests'])} requests ({show(share.value, 1)} %) are short: at most "
         f"{show(short['at_most_input_tokens'])} input and {show(short['at_most_output_tokens'])} output tokens."
     )
-    return _finding("short_requests", ["cost", "volume"], "Short requests", statement, [share], short["requests"])
+    return finding("short_requests", ["cost", "volume"], "Short requests", statement, [share], short["requests"])
 
 
 def _peak(facts: Facts) -> Finding:
@@ -132,7 +121,7 @@ def _peak(facts: Facts) -> Finding:
         f"The busiest minute, {peak['minute']}, has {show(peak['requests'])} requests: {show(ratio.value, 2)} times the "
         f"mean of {show(mean.value, 1)} over {show(minutes)} calendar minutes."
     )
-    return _finding("peak", ["capacity", "overview"], "Peak against mean", statement, [mean, ratio], facts["requests"])
+    return finding("peak", ["capacity", "overview"], "Peak against mean", statement, [mean, ratio], facts["requests"])
 
 
 def _above_level(facts: Facts) -> Finding | None:
@@ -145,7 +134,7 @@ def _above_level(facts: Facts) -> Finding | None:
         f"{show(load['requests_above_level'])} requests ({show(share.value, 1)} %) would come above it, in "
         f"{show(load['minutes_above_level'])} of {show(load['minutes'])} minutes."
     )
-    return _finding("above_level", ["capacity"], "Requests above a level load", statement, [share], facts["requests"])
+    return finding("above_level", ["capacity"], "Requests above a level load", statement, [share], facts["requests"])
 
 
 def _trend(facts: Facts) -> Finding | None:
@@ -160,7 +149,7 @@ def _trend(facts: Facts) -> Finding | None:
         f"{show(before)} to {show(after)} ({show(requests.value, 1)} %) and tokens from {show(tokens_before)} to "
         f"{show(tokens_after)} ({show(tokens.value, 1)} %)."
     )
-    return _finding("trend", ["capacity", "volume"], "The trend", statement, [requests, tokens], before + after)
+    return finding("trend", ["capacity", "volume"], "The trend", statement, [requests, tokens], before + after)
 
 
 def _unusual_minutes(facts: Facts) -> Finding | None:
@@ -174,7 +163,7 @@ def _unusual_minutes(facts: Facts) -> Finding | None:
         f"{show(unusual['minutes'])} minutes have more than {show(fence.value, 1)} requests, which is far above the usual "
         f"{q1} to {q3} (the quartiles of minutes with any); the highest: {highest}."
     )
-    return _finding("unusual_minutes", ["capacity"], "Unusual minutes", statement, [fence], unusual["requests"])
+    return finding("unusual_minutes", ["capacity"], "Unusual minutes", statement, [fence], unusual["requests"])
 
 
 def _repeated(facts: Facts, groups: Sequence[Facts], prices: Facts) -> Finding | None:
@@ -191,13 +180,13 @@ def _repeated(facts: Facts, groups: Sequence[Facts], prices: Facts) -> Finding |
     )
     same = "the same prompt" if repeated["by"] == "prompt" else "the same two counts of tokens"
     bound = "" if repeated["by"] == "prompt" else "at most "
-    worth = f" They cost {money(cost.value)} {prices['currency']}." if cost else ""
+    worth = f" They cost {said(cost.value)} {prices['currency']}." if cost else ""
     statement = (
         f"{bound.capitalize()}{show(repeated['requests'])} requests ({show(share.value, 1)} %) could come from a cache: "
         f"{same} came within {show(repeated['within_seconds'])} seconds before.{worth}"
     )
     formulas = [*([cost] if cost else []), share]
-    return _finding("repeated", ["cost"], "What a cache could answer", statement, formulas, repeated["requests"])
+    return finding("repeated", ["cost"], "What a cache could answer", statement, formulas, repeated["requests"])
 
 
 def _repeated_term(group: Facts, rates: Facts) -> str:
@@ -216,7 +205,7 @@ def _batches(facts: Facts) -> Finding | None:
         f"With all requests to one model that begin within {show(facts['batches']['within_seconds'])} s sent as one, "
         f"{show(requests)} requests make {show(calls)} calls, {show(share.value, 1)} % fewer."
     )
-    return _finding("batches", ["cost", "capacity"], "What could be sent together", statement, [share], requests)
+    return finding("batches", ["cost", "capacity"], "What could be sent together", statement, [share], requests)
 
 
 def _slow_tail(facts: Facts) -> Finding | None:
@@ -228,7 +217,7 @@ def _slow_tail(facts: Facts) -> Finding | None:
         f"The median request takes {show(latency['p50_ms'])} ms, the p95 is {show(latency['p95_ms'])} ms, "
         f"{show(ratio.value, 2)} times as long, and the slowest {show(latency['max_ms'])} ms."
     )
-    return _finding("slow_tail", ["latency", "overview"], "The slow tail", statement, [ratio], latency["rows"])
+    return finding("slow_tail", ["latency", "overview"], "The slow tail", statement, [ratio], latency["rows"])
 
 
 def _time_per_token(facts: Facts) -> Finding | None:
@@ -237,7 +226,7 @@ def _time_per_token(facts: Facts) -> Finding | None:
         return None
     mean = solve(f"{show(latency['sum_ms'])} / {show(latency['output_tokens'])}", 2)
     statement = f"{show(mean.value, 2)} ms pass for each output token, the reading of the prompt included."
-    return _finding("time_per_token", ["latency"], "Time for a token", statement, [mean], latency["rows"])
+    return finding("time_per_token", ["latency"], "Time for a token", statement, [mean], latency["rows"])
 
 
 def _broken_rows(facts: Facts) -> Finding | None:
@@ -249,7 +238,7 @@ def _broken_rows(facts: Facts) -> Finding | None:
         f"{show(facts['broken_rows'])} of {show(facts['total_rows'])} rows ({show(share.value, 1)} %) could not be read "
         f"and are left out of every other number here: {where}."
     )
-    return _finding("broken_rows", ["overview"], "Rows left out", statement, [share], facts["broken_rows"])
+    return finding("broken_rows", ["overview"], "Rows left out", statement, [share], facts["broken_rows"])
 
 
 def _percent(part: int, whole: int) -> Formula:

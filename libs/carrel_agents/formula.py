@@ -52,6 +52,11 @@ def money(amount: float) -> str:
     return show(amount, money_places(Fraction(str(amount))))
 
 
+def said(amount: float) -> str:
+    """An amount of money as a sentence says it: by cents from 1 upwards; its formula has more."""
+    return show(solve(money(amount)).value, 2) if abs(amount) >= 1 else money(amount)
+
+
 def join(terms: Iterable[str]) -> str:
     """The sum of terms as text."""
     return " + ".join(terms)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from carrel.agent import JSON
-from carrel_agents.formula import money, show, solve
+from carrel_agents.formula import money, said, show, solve
 
 Row = Mapping[str, JSON]
 Goal = dict[str, JSON]
@@ -63,9 +63,7 @@ def _cost_amount(target: float, facts: Row, cost: Row | None, savings: Row | Non
     if cost is None:
         return None, "No cost was computed.", ""
     left = solve(f"{money(cost['amount'])} - {money(savings['amount'] if savings else 0)}", 4)
-    why = (
-        f"With all that was found it would cost {show(left.value, 4)} {cost['currency']}; {show(target)} are asked for."
-    )
+    why = f"With all that was found it would cost {said(left.value)} {cost['currency']}; {show(target)} are asked for."
     return left.value <= target, why, left.text
 
 

@@ -8,10 +8,16 @@ from html import escape
 from carrel_agents.document import Block, Figure, Heading, Item, Items, Paragraph, Quote, Span, Table, Words
 
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
-    "table{border-collapse:collapse}th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #ddd}"
-    "code{font-size:.8em;color:#555;overflow-wrap:anywhere}svg{width:100%;height:auto}figure{margin:1.5rem 0}"
-    "blockquote{margin-left:0;padding-left:1rem;border-left:3px solid #ccc}"
+    ":root{color-scheme:light dark;--text:#1a1a1a;--quiet:#555;--line:#ddd;--page:#fff}"
+    "@media(prefers-color-scheme:dark){:root{--text:#e6e6e6;--quiet:#aaa;--line:#444;--page:#16181c}}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;"
+    "color:var(--text);background:var(--page)}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "th,td{padding:.2rem 0 .2rem 1.6rem;text-align:right;border-bottom:1px solid var(--line)}"
+    "th:first-child,td:first-child{padding-left:0;text-align:left;overflow-wrap:anywhere}"
+    "li{margin:.3rem 0}li li{margin:0;font-size:.9em;color:var(--quiet)}"
+    "code{font-size:.9em;overflow-wrap:anywhere}svg{width:100%;height:auto}figure{margin:1.5rem 0}"
+    "blockquote{margin-left:0;padding-left:1rem;border-left:3px solid var(--line)}"
 )
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _TAGS = {"strong": "strong", "emphasis": "em", "code": "code"}

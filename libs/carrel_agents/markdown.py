@@ -59,8 +59,9 @@ def _span(span: Span) -> str:
 
 
 def _prose(text: str) -> str:
-    """A sentence of the agents, in which a name from a table or a trace may occur."""
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", _no_html(" ".join(text.split())))
+    """A sentence of the agents or of a model, in which a name from a table or a trace may occur; no address becomes a link."""
+    escaped = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", _no_html(" ".join(text.split())))
+    return re.sub(r":(?=//)|(?<=www)\.", r"\\\g<0>", escaped, flags=re.IGNORECASE)
 
 
 def _no_html(text: str) -> str:

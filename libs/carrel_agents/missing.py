@@ -12,8 +12,8 @@ Row = Mapping[str, JSON]
 WORK = {
     "goals_triage": "What is to be reached",
     "data": "How the load lies in time, its peaks and its trend",
-    "optimization": "What the trace costs and what could cost less",
-    "actions": "What to change and what that would save",
+    "optimization": "What the trace costs and what a change would save",
+    "actions": "What to do next",
     "data_helper": "What should be recorded for a better answer",
 }
 """What a report lacks without an agent's result."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from carrel.agent import JSON
-from carrel_agents.charts import Chart
 from carrel_agents.document import (
     Block,
     Figure,
@@ -15,36 +14,37 @@ from carrel_agents.document import (
     Paragraph,
     Quote,
     Span,
-    Table,
-    Words,
     code,
     emphasis,
     foreign,
     strong,
 )
-from carrel_agents.formula import money, show
+from carrel_agents.drawing import Chart
+from carrel_agents.formula import show
+from carrel_agents.questions import BY_MODEL
+from carrel_agents.steps import next_actions, recommendations, saving
+from carrel_agents.tables import models, numbers
+from carrel_agents.workings import workings
 
 Report = Mapping[str, JSON]
-
-SHOWN_MODELS = 20
-"""How many models the table lists; the report itself has all."""
 
 
 def document(report: Report, charts: Sequence[Chart]) -> list[Block]:
     """All of it, a section for each part that has something to say."""
+    savings, findings = recommendations(report), _findings(report)
+    about_money = report["triage"]["intent"] in ("cost", "overview")
     return [
         *_head(report),
         *_answer(report),
         *_written(report),
         *_goals(report["goals"]),
-        *_numbers(report["facts"]),
+        *([*savings, *findings] if about_money else [*findings, *savings]),
+        *next_actions(report),
         *(Figure(chart) for chart in charts),
-        *_models(report),
-        *_findings(report["findings"]),
-        *_recommendations(report),
-        *_next_actions(report["next_actions"]),
+        *numbers(report["facts"]),
+        *models(report),
         *_missing(report),
-        *_method(report),
+        *workings(report),
     ]
 
 
@@ -62,6 +62,10 @@ def _head(report: Report) -> list[Block]:
 
 def _answer(report: Report) -> list[Block]:
     """The finding that answers the question, and what could be saved, before anything else."""
+    return [Paragraph([strong("In short."), Span(" ".join(_sentences(report)))]), *_cautions(report)]
+
+
+def _sentences(report: Report) -> list[str]:
     answers: dict[str, Callable[[Report], list[str | None]]] = {
         "cost": _cost_answer,
         "latency": _latency_answer,
@@ -69,8 +73,7 @@ def _answer(report: Report) -> list[Block]:
         "volume": lambda report: [_volume(report), _statement(report, "token_ratio")],
         "overview": lambda report: [_volume(report), *_cost_answer(report), _statement(report, "peak")],
     }
-    sentences = [sentence for sentence in answers[report["triage"]["intent"]](report) if sentence] or [_volume(report)]
-    return [Paragraph([strong("In short."), Span(" ".join(sentences))]), *_cautions(report)]
+    return [sentence for sentence in answers[report["triage"]["intent"]](report) if sentence] or [_volume(report)]
 
 
 def _cautions(report: Report) -> list[Block]:
@@ -82,6 +85,11 @@ def _cautions(report: Report) -> list[Block]:
         outside = show(facts.get("rows_outside_the_time_range", 0))
         notes.append(
             f"Only requests from {time_range['begin']} and before {time_range['end']} are counted; {outside} are outside."
+        )
+    if removed := [*(report["model"] or {}).get("removed", ()), *(report["narrative"] or {}).get("removed", ())]:
+        what = "A sentence of the language model" if len(removed) == 1 else "Sentences of the language model"
+        notes.append(
+            f"{what} had a number that was not computed, and {'was' if len(removed) == 1 else 'were'} removed."
         )
     if report["failures"]:
         failed = ", ".join(failure["agent"] for failure in report["failures"])
@@ -102,25 +110,35 @@ def _volume(report: Report) -> str:
 
 
 def _cost_answer(report: Report) -> list[str | None]:
-    cost, recommendations = report["cost"], report["recommendations"]
+    cost, changes = report["cost"], report["recommendations"]
     if report["prices"] is None:
         return ["The cost was not computed."]
     if cost is None:
         return ["The cost cannot be said: no model in this trace has a price."]
-    sentences: list[str | None] = [f"At {report['prices']['label']}, {_statement(report, 'cost')}"]
-    if not recommendations:
+    sentences: list[str | None] = [
+        *_of_models(report, "dearest_model"),
+        _statement(report, "cost"),
+        f"The prices: {cost['prices'][0]['label']}.",
+    ]
+    if not changes:
         return [*sentences, "Nothing that was computed would save money."]
-    best = recommendations[0]
-    sentences.append(f"The largest saving found is {_saving(best['estimated_saving'])}: {_lower(best['title'])}.")
+    best = max(changes, key=lambda change: change["estimated_saving"]["amount"])
+    sentences.append(f"The largest saving found is {saving(best['estimated_saving'])}: {_lower(best['title'])}.")
     if report["savings_together"]:
-        sentences.append(f"All that was found, together: {_saving(report['savings_together'])}.")
+        sentences.append(f"All that was found, together: {saving(report['savings_together'])}.")
     return sentences
 
 
 def _latency_answer(report: Report) -> list[str | None]:
     if _statement(report, "slow_tail"):
-        return [_statement(report, "slow_tail"), _statement(report, "time_per_token")]
+        names = ("slow_tail", "time_per_token")
+        return [*_of_models(report, "slowest_model"), *(_statement(report, name) for name in names)]
     return ["This trace cannot say how long requests took: it has no readable times in a column LatencyMs."]
+
+
+def _of_models(report: Report, name: str) -> list[str | None]:
+    """What answers a question for a model."""
+    return [_statement(report, name)] if BY_MODEL.search(report["question"]) else []
 
 
 def _written(report: Report) -> list[Block]:
@@ -128,14 +146,8 @@ def _written(report: Report) -> list[Block]:
     narrative = report["narrative"]
     if narrative is None:
         return []
-    blocks: list[Block] = [Heading(2, [Span("In words")])]
-    blocks += [Paragraph([Span(paragraph)]) for paragraph in narrative["text"].split("\n\n") if paragraph]
-    if narrative["removed"]:
-        sentences = "A sentence" if len(narrative["removed"]) == 1 else "Some sentences"
-        blocks.append(
-            Paragraph([emphasis(f"{sentences} of the model had a number that was not computed, and was removed.")])
-        )
-    return blocks
+    paragraphs = [Paragraph([Span(paragraph)]) for paragraph in narrative["text"].split("\n\n") if paragraph]
+    return [Heading(2, [Span("In the language model's words")]), *paragraphs] if paragraphs else []
 
 
 def _goals(goals: Sequence[Report]) -> list[Block]:
@@ -143,112 +155,20 @@ def _goals(goals: Sequence[Report]) -> list[Block]:
         return []
     words = {True: "within reach", False: "out of reach", None: "cannot be said"}
     items = [
-        Item(
-            [strong(f"{words[goal['reached']]}:"), foreign(goal["text"]), Span(f"— {goal['why']}")],
-            _working(goal["arithmetic"]),
-        )
-        for goal in goals
+        Item([strong(f"{words[goal['reached']]}:"), foreign(goal["text"]), Span(f"— {goal['why']}")]) for goal in goals
     ]
     return [Heading(2, [Span("What is to be reached")]), Items(items)]
 
 
-def _numbers(facts: Report) -> list[Block]:
-    zone = {"unknown": "zone unknown", "as given": "as given", "mixed": "some without a zone"}[facts["time_zone"]]
-    rows = [
-        ("Requests", show(facts["requests"])),
-        ("Input tokens", show(facts["input_tokens"])),
-        ("Output tokens", show(facts["output_tokens"])),
-        ("First request", f"{facts['first_time']} ({zone})"),
-        ("Last request", facts["last_time"]),
-        ("Input tokens of a request: p50 / p95 / max", _ranks(facts["input_tokens_percentiles"])),
-        ("Output tokens of a request: p50 / p95 / max", _ranks(facts["output_tokens_percentiles"])),
-    ]
-    if peak := facts.get("peak_minute"):
-        rows.append(("Busiest minute", f"{peak['minute']}, {show(peak['requests'])} requests"))
-    rows.append(("Rows left out, unreadable", f"{show(facts['broken_rows'])} of {show(facts['total_rows'])}"))
-    if facts.get("latency", {}).get("rows"):
-        latency = facts["latency"]
-        rows.append(("Latency in ms: p50 / p95 / max", _ranks({r: latency[f"{r}_ms"] for r in ("p50", "p95", "max")})))
-    return [
-        Heading(2, [Span("The trace in numbers")]),
-        Table(("", ""), [(Span(name), Span(value)) for name, value in rows]),
-    ]
-
-
-def _models(report: Report) -> list[Block]:
-    """The table of models, where the trace names them."""
-    models = report["facts"].get("by_model")
-    if not models:
-        return []
-    costs = {cost["model"]: cost for cost in (report["cost"] or {}).get("by_model", [])}
-    timed = any(model.get("latency_ms", {}).get("rows") for model in models)
-    head = ["Model", "Requests", "Input tokens", "Output tokens", f"Cost, {report['prices']['currency']}"]
-    rows = [
-        [*_model_cells(model, costs), *([Span(_model_p95(model))] if timed else [])] for model in models[:SHOWN_MODELS]
-    ]
-    blocks: list[Block] = [Heading(2, [Span("By model")]), Table([*head, "p95 ms"] if timed else head, rows)]
-    if len(models) > SHOWN_MODELS:
-        blocks.append(Paragraph([Span("Only the models with the most tokens are listed.")]))
-    return blocks
-
-
-def _model_cells(model: Report, costs: Mapping[str | None, Report]) -> list[Span]:
-    cost = costs.get(model["model"])
-    return [
-        Span("not named") if model["model"] is None else foreign(model["model"], 60),
-        *(Span(show(model[name])) for name in ("requests", "input_tokens", "output_tokens")),
-        Span(money(cost["amount"]) if cost else "no price"),
-    ]
-
-
-def _model_p95(model: Report) -> str:
-    return show(model["latency_ms"]["p95"]) if model["latency_ms"]["rows"] else "none"
-
-
-def _findings(findings: Sequence[Report]) -> list[Block]:
+def _findings(report: Report) -> list[Block]:
+    """Those that the answer has not said already."""
+    said_already = _sentences(report)
     items = [
-        Item(
-            [strong(f"{finding['title']}."), Span(finding["statement"])],
-            [*_working(finding["arithmetic"]), [Span(f"rests on {show(finding['rows'])} rows")]],
-        )
-        for finding in findings
+        Item([strong(f"{finding['title']}."), Span(finding["statement"])])
+        for finding in report["findings"]
+        if finding["statement"] not in said_already
     ]
     return [Heading(2, [Span("Findings")]), Items(items)] if items else []
-
-
-def _recommendations(report: Report) -> list[Block]:
-    recommendations = report["recommendations"]
-    if not recommendations:
-        return []
-    named: set[str] = set()
-    items = [_recommendation(item, named) for item in recommendations]
-    blocks: list[Block] = [Heading(2, [Span("What would save money")]), Items(items, ordered=True)]
-    if together := report["savings_together"]:
-        total = Span(f"Together {_saving(together)}; no token is counted twice.")
-        blocks.append(Items([Item([total], _working(together["arithmetic"]))]))
-    return blocks
-
-
-def _recommendation(item: Report, named: set[str]) -> Item:
-    """Assumptions that have been named with an earlier one are not said again."""
-    saving = item["estimated_saving"]
-    formulas = [saving["arithmetic"], *([item["why_arithmetic"]] if "why_arithmetic" in item else [])]
-    new = [assumption for assumption in item["assumptions"] if assumption["text"] not in named]
-    named.update(assumption["text"] for assumption in new)
-    return Item(
-        [strong(item["title"]), Span(f"saves up to {_saving(saving)}. {item['why']}")],
-        [*(words for formula in formulas for words in _working(formula)), *map(_assumption, new)],
-    )
-
-
-def _assumption(assumption: Report) -> Words:
-    setting = [emphasis("Setting:"), code(assumption["setting"])] if assumption["setting"] else []
-    return [Span(f"assumed: {assumption['text']}"), *setting]
-
-
-def _next_actions(actions: Sequence[Report]) -> list[Block]:
-    items = [Item([Span(step["action"]), emphasis("Because:"), Span(step["reason"])]) for step in actions]
-    return [Heading(2, [Span("What to do next")]), Items(items, ordered=True)] if items else []
 
 
 def _missing(report: Report) -> list[Block]:
@@ -260,41 +180,5 @@ def _missing(report: Report) -> list[Block]:
     return blocks
 
 
-def _method(report: Report) -> list[Block]:
-    triage, prices = report["triage"], report["prices"]
-    items = [
-        f"{triage['rule']} Confidence {show(triage['confidence'])}.",
-        f"The data is {triage['sufficiency']} for that; at work were {', '.join(report['agents'])}.",
-        "Percentiles are by nearest rank: p95 is a value of the trace that 95 % of the requests do not exceed.",
-    ]
-    if report["cost"] is not None:
-        used = {
-            price["model"]: price for item in [report["cost"], *report["recommendations"]] for price in item["prices"]
-        }
-        items.extend(
-            f"Price of {price['model']} ({prices['label']}), per million tokens: "
-            f"{show(price['input_per_million'])} {prices['currency']} input, "
-            f"{show(price['output_per_million'])} {prices['currency']} output."
-            for price in used.values()
-        )
-        if report["cost"]["uses_assumed_model"]:
-            items.append(
-                f"Requests whose model is not named are priced as {prices['assumed_model']} (setting prices.assumed_model)."
-            )
-    return [Heading(2, [Span("How this was computed")]), Items([Item([Span(item)]) for item in items])]
-
-
-def _working(arithmetic: str) -> list[Words]:
-    return [[code(formula)] for formula in arithmetic.split("; ") if formula]
-
-
-def _saving(saving: Report) -> str:
-    return f"{money(saving['amount'])} {saving['currency']} ({show(saving['percent_of_cost'], 1)} % of the cost)"
-
-
 def _lower(text: str) -> str:
     return text[0].lower() + text[1:]
-
-
-def _ranks(ranks: Report) -> str:
-    return " / ".join(show(ranks[rank]) for rank in ("p50", "p95", "max"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from carrel.agent import JSON, Agent, RunContext
 from carrel_agents import writer
@@ -12,7 +12,7 @@ from carrel_agents.html import html
 from carrel_agents.markdown import markdown
 from carrel_agents.missing import what_is_missing, without_result
 from carrel_agents.report import document, title
-from carrel_agents.values import ActionsResult, HandedOn, TriageResult
+from carrel_agents.values import HandedOn, ModelFailure, TriageResult
 
 _PARTS = ("goals_triage", "data", "optimization", "actions", "data_helper")
 
@@ -21,8 +21,8 @@ class Reporting(Agent[HandedOn, dict[str, JSON]]):
     """Input: the request and the results of the agents before it; result: the report.
 
     The report holds question, corpus, triage, agents, facts, cost, findings, recommendations, savings_together, next_actions, goals,
-    missing, record, failures, prices, narrative, charts, markdown and html. Every number in the texts is one of the others. What an
-    agent did not compute is None or empty, and `missing` says so.
+    missing, record, failures, prices, model, narrative, charts, markdown and html. Every number in the texts is one of the others. What
+    an agent did not compute is None or empty, and `missing` says so. `model` is None without a language model, else what it added.
     """
 
     name = "reporting"
@@ -31,7 +31,9 @@ class Reporting(Agent[HandedOn, dict[str, JSON]]):
     async def run(self, context: RunContext, input: HandedOn) -> dict[str, JSON]:
         await context.emit.thinking("I put what bears on the question first and write the report.")
         report = collected(input)
-        report["narrative"] = await writer.narrative(context, report)
+        narrative = await writer.narrative(context, input, report)
+        report["model"] = None if narrative is None else by_model(input, narrative)
+        report["narrative"] = None if isinstance(narrative, ModelFailure) else narrative
         charts = charts_of(report)
         blocks = document(report, charts)
         return {
@@ -45,7 +47,6 @@ class Reporting(Agent[HandedOn, dict[str, JSON]]):
 def collected(handed: HandedOn) -> dict[str, JSON]:
     """The results of all agents as one report, without its texts."""
     triage, data, optimization = handed.need("triage", TriageResult), handed.data, handed.optimization
-    actions = handed.actions or ActionsResult(recommendations=(), next_actions=())
     facts = {
         **triage.facts,
         **(optimization.facts if optimization else {}),
@@ -53,22 +54,47 @@ def collected(handed: HandedOn) -> dict[str, JSON]:
     }
     findings = [*(optimization.findings if optimization else ()), *(data.findings if data else ())]
     cost = optimization.cost if optimization else None
-    savings = actions.savings_together or next((item["estimated_saving"] for item in actions.recommendations), None)
+    recommendations = [*(optimization.recommendations if optimization else ())]
+    together = optimization.savings_together if optimization else None
+    savings = together or next((item["estimated_saving"] for item in recommendations), None)
     goals = handed.goals_triage.goals if handed.goals_triage else ()
     return {
         "question": handed.question,
         "corpus": handed.corpus,
-        "triage": triage.model_dump(mode="json", exclude={"facts", "limits", "asked"}, exclude_none=True),
+        "triage": triage.model_dump(
+            mode="json", exclude={"facts", "limits", "asked", "model_failure"}, exclude_none=True
+        ),
         "agents": ["triage", *(part for part in _PARTS if getattr(handed, part) is not None)],
         "facts": facts,
         "cost": cost,
         "findings": relevant_first(findings, triage.intent),
-        **actions.model_dump(mode="json"),
+        "recommendations": recommendations,
+        "savings_together": together,
+        "next_actions": [*(handed.actions.next_actions if handed.actions else ())],
         "goals": [judge(goal, facts, cost, savings) for goal in goals],
         "missing": _missing(handed, triage),
         "record": [*(handed.data_helper.record if handed.data_helper else ())],
         "failures": [failure.model_dump() for failure in handed.failures],
         "prices": optimization.prices if optimization else None,
+    }
+
+
+def by_model(handed: HandedOn, narrative: Mapping[str, JSON] | ModelFailure) -> dict[str, JSON]:
+    """What a model added beside its narrative: {texts: by agent and name, removed: sentences, failures: where it could not, and why}."""
+    written = {
+        name: result.written
+        for name, result in (("optimization", handed.optimization), ("actions", handed.actions))
+        if result is not None and result.written is not None
+    }
+    failures = {
+        "triage": handed.triage.model_failure if handed.triage else None,
+        **{name: each.failure for name, each in written.items()},
+        "reporting": narrative if isinstance(narrative, ModelFailure) else None,
+    }
+    return {
+        "texts": {name: each.texts for name, each in written.items() if each.texts},
+        "removed": [sentence for each in written.values() for sentence in each.removed],
+        "failures": [{"agent": name, **each.model_dump()} for name, each in failures.items() if each is not None],
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from carrel_agents.trace import Source, quoted
 
 MOST_BUCKETS = 60
-"""Into how many parts of equal length the time of a trace is divided, at most."""
+"""Into how many parts of equal, round length the time of a trace is divided, at most."""
 
 SHOWN_PEAKS = 5
 """How many of the minutes with unusually many requests are named."""

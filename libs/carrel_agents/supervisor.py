@@ -24,7 +24,7 @@ class Supervisor(Agent[Request, dict[str, JSON]]):
 
     name = "supervisor"
     description = "Answers a question about a usage trace of language models with a report computed from it."
-    version = "2"
+    version = "3"
 
     async def run(self, context: RunContext, input: Request) -> dict[str, JSON]:
         await context.emit.thinking("I look at what is asked and at the trace, and choose who works on it.")

@@ -10,7 +10,7 @@ from carrel_agents.assumptions import read_assumptions
 from carrel_agents.prices import EXAMPLE_PRICES
 from carrel_agents.questions import FALLBACK, RULES, category, classify, named, wanted_columns
 from carrel_agents.time_range import find_time_range
-from carrel_agents.values import Asked, Entities, HandedOn, Sufficiency, TriageResult
+from carrel_agents.values import Asked, Entities, HandedOn, ModelFailure, Sufficiency, TriageResult
 from carrel_agents.writer import ask
 
 Row = Mapping[str, JSON]
@@ -44,7 +44,7 @@ class Triage(Agent[HandedOn, TriageResult]):
         source = trace.Source(corpus, columns, time_range)
         (totals,) = await trace.query(context, corpus, statements.totals_sql(source))
         facts.require_readable_rows(corpus, totals)
-        about = await _read_by_model(context, handed.question) or classify(handed.question)
+        about, model_failure = await _about(context, handed.question)
         absent = tuple(name for role, name in trace.OPTIONAL.items() if columns[role] is None)
         return _result(
             handed,
@@ -55,20 +55,26 @@ class Triage(Agent[HandedOn, TriageResult]):
             absent_columns=absent,
             facts=facts.volume(columns, totals),
             limits=facts.limits(totals, read_assumptions(context.settings)),
+            model_failure=model_failure,
         )
 
 
-async def _read_by_model(context: RunContext, question: str) -> Row | None:
-    """What a question is about of which the words do not say enough; None when they do, and when no model can tell."""
-    if classify(question)["confidence"] >= TELLING:
-        return None
+async def _about(context: RunContext, question: str) -> tuple[Row, ModelFailure | None]:
+    """What a question is about: as its words say, or where they do not say enough, as a model says."""
+    by_words = classify(question)
+    if by_words["confidence"] >= TELLING:
+        return by_words, None
     instructions = (
         f"Answer with one word, what the question about a language model's usage is about: {', '.join(RULES)} or none."
     )
-    answer = (await ask(context, instructions, question) or "").strip().strip(".").casefold()
-    if answer not in RULES:
-        return None
-    return {"intent": answer, "confidence": TELLING, "rule": f"By its model, the question is about {answer}."}
+    answer = await ask(context, instructions, question)
+    if not isinstance(answer, str):
+        return by_words, answer
+    intent = answer.strip().strip(".").casefold()
+    if intent not in RULES:
+        return by_words, None
+    rule = f"By the language model, the question is about {intent}."
+    return {"intent": intent, "confidence": TELLING, "rule": rule}, None
 
 
 def _sufficiency(question: str, about: Row, absent: tuple[str, ...]) -> Sufficiency:

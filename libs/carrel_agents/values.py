@@ -47,6 +47,24 @@ class Asked(Value):
     choices: tuple[str, ...]
 
 
+class ModelFailure(Value):
+    """Why a language model added nothing to a result."""
+
+    reason: str
+    """Of the AgentError, or MODEL_ANSWER_UNUSABLE."""
+    message: str
+
+
+class Written(Value):
+    """What a language model added to a result. Its numbers are checked; none of it is a fact."""
+
+    texts: dict[str, str] = {}
+    """By the name of what each is about, in the model's order; empty where nothing of a text was left."""
+    removed: tuple[str, ...] = ()
+    """The sentences with a number that was not computed."""
+    failure: ModelFailure | None = None
+
+
 class TriageResult(Value):
     """What a question is about, and what the trace has for an answer."""
 
@@ -70,6 +88,8 @@ class TriageResult(Value):
     """The volume of the trace; see `facts.volume`."""
     limits: dict[str, int] = {}
     """The token counts that make a request long or short; see `facts.limits`."""
+    model_failure: ModelFailure | None = None
+    """Where a model was asked what the question is about, and could not say."""
 
 
 class DataResult(Value):
@@ -89,14 +109,19 @@ class OptimizationResult(Value):
     """None where no model of the trace has a price."""
     prices: dict[str, JSON]
     findings: tuple[dict[str, JSON], ...]
+    recommendations: tuple[dict[str, JSON], ...] = ()
+    """What to change, each with its saving: in the order of a model where one has put them in order, else the greatest first."""
+    savings_together: dict[str, JSON] | None = None
+    written: Written | None = None
+    """Why each change is worth trying, by its name; None without a model."""
 
 
 class ActionsResult(Value):
-    """What to change, with its saving, and what to do in which order."""
+    """What to do, in which order."""
 
-    recommendations: tuple[dict[str, JSON], ...]
-    savings_together: dict[str, JSON] | None = None
     next_actions: tuple[dict[str, JSON], ...]
+    written: Written | None = None
+    """How to do each, by its name; None without a model."""
 
 
 class HelperResult(Value):
@@ -151,6 +176,13 @@ class HandedOn(Request):
     def without(self, agent: str, reason: str, message: str) -> HandedOn:
         """The same, and that this agent has failed."""
         return self.having(failures=(*self.failures, Failure(agent=agent, reason=reason, message=message)))
+
+    @property
+    def silent_model(self) -> ModelFailure | None:
+        """Set when a model did not answer in this run: it is not asked again, so that its user waits for it once."""
+        written = [result.written for result in (self.optimization, self.actions) if result and result.written]
+        failures = [self.triage.model_failure if self.triage else None, *(each.failure for each in written)]
+        return next((failure for failure in failures if failure and failure.reason == "MODEL_UNAVAILABLE"), None)
 
     def need(self, agent: str, kind: type[V]) -> V:
         """The result of an agent; AgentError INVALID_INPUT when it is not there."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -23,13 +24,19 @@ class Corpora:
     """The tool sql_query over CSV files, one view for each, with all columns as text."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
-        self._connection = duckdb.connect()
-        for name, path in files.items():
+        self._files = files
+
+    @cached_property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        """Opened by the first query: an agent that a test leaves behind, and that asked for nothing, keeps none open to the end."""
+        connection = duckdb.connect()
+        for name, path in self._files.items():
             view, source = name.replace('"', '""'), str(path).replace("'", "''")
-            self._connection.execute(
+            connection.execute(
                 f"CREATE VIEW \"{view}\" AS SELECT * FROM read_csv('{source}', header=true, all_varchar=true, "
                 "delim=',', null_padding=true)"
             )
+        return connection
 
     def query(self, sql: str) -> JSON:
         try:
@@ -42,7 +49,8 @@ class Corpora:
         return {"columns": columns, "rows": shown, "truncated": len(rows) > ROW_CAP}
 
     def close(self) -> None:
-        self._connection.close()
+        if "_connection" in vars(self):
+            self._connection.close()
 
 
 def _json(value: object) -> JSON:
@@ -63,8 +71,9 @@ class Record:
     answers: list[JSON] = field(default_factory=list)
     """What the user answers, in order, when an agent asks; each must match what is asked for."""
 
-    written: list[str] = field(default_factory=list)
-    """What a model writes, in order; without any there is no model."""
+    written: dict[str, str] = field(default_factory=dict)
+    """What a model writes for each agent. It refuses the others, and falls silent where it is to write nothing; without any entry there
+    is no model."""
 
     @property
     def agents(self) -> list[str]:
@@ -128,7 +137,9 @@ class LocalRun(RunPort):
 
     async def call_model(self, model: str, request: Mapping[str, JSON], quiet: bool = False) -> JSON:
         self.record.steps.append((self.agent, "model", request))
-        text = self.record.written.pop(0)
+        text = self.record.written.get(self.agent)
+        if text is None:
+            raise AgentError("MODEL_REFUSED", "The model refuses.")
         if not text:
             raise AgentError("MODEL_UNAVAILABLE", "The model does not answer.")
         response = {"parts": [{"part_kind": "text", "content": text}]}

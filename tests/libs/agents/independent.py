@@ -11,6 +11,8 @@ from typing import Any
 
 TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 
+ROUND_MINUTES = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 7200, 14_400, 28_800, 72_000, 144_000]
+
 
 def facts_of(path: Path, short_input: int = 512, short_output: int = 128) -> dict[str, Any]:
     """The facts as the report has them."""
@@ -33,7 +35,7 @@ def facts_of(path: Path, short_input: int = 512, short_output: int = 128) -> dic
     q1, q3 = rank(counts, 25), rank(counts, 75)
     unusual = sorted(((n, -minute) for minute, n in minutes.items() if n > q3 + 1.5 * (q3 - q1)), reverse=True)
     start, half = min(minutes), spanned // 2
-    bucket = -(-spanned // 60)
+    bucket = next(step for step in ROUND_MINUTES if 60 * step >= spanned)
     firsts = [row for row in good if row[0][0] // 60 < start + half]
     lasts = [row for row in good if row[0][0] // 60 >= start + spanned - half]
     facts: dict[str, Any] = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from importlib.resources import as_file
 from pathlib import Path
@@ -94,6 +95,27 @@ def numbers_in(value: Any) -> Iterator[Decimal]:
                 yield from numbers_in(inner)
 
 
+def in_cents(numbers: set[Decimal]) -> set[Decimal]:
+    """Amounts of money as sentences say them."""
+    return {number.quantize(Decimal("0.01"), ROUND_HALF_UP) for number in numbers if number >= 1}
+
+
+def amounts_in(value: Any) -> Iterator[Decimal]:
+    """The amounts of money of a report, those in its formulas too."""
+    match value:
+        case dict():
+            for name, inner in value.items():
+                if name == "amount":
+                    yield Decimal(str(inner))
+                elif name == "arithmetic":
+                    yield from (Decimal(each.split(" = ")[1].replace(",", "")) for each in inner.split("; ") if each)
+                else:
+                    yield from amounts_in(inner)
+        case list():
+            for inner in value:
+                yield from amounts_in(inner)
+
+
 def times_in(value: Any) -> Iterator[str]:
     """The times among the facts."""
     match value:
@@ -124,7 +146,9 @@ async def test_every_formula_comes_out_and_every_number_of_the_text_was_computed
     del report["html"], report["charts"]
     times = set(times_in(report["facts"]))
     assert {time.rstrip(",;.:") for time in TIMES.findall(text)} <= times
-    known = set(numbers_in(report)) | {Decimal(95)}  # "95 % of the requests" explains what p95 means
+    known = (
+        set(numbers_in(report)) | in_cents(set(amounts_in(report))) | {Decimal(95)}
+    )  # "95 % of the requests" explains what p95 means
     listed = {Decimal(number) for number in re.findall(r"^(\d+)\. ", text, re.MULTILINE)}
     body = TIMES.sub("", re.sub(r"^\d+\. ", "", text, flags=re.MULTILINE))
     assert [number for number in numbers_of_text(body) if number not in known] == []
@@ -134,6 +158,7 @@ async def test_every_formula_comes_out_and_every_number_of_the_text_was_computed
 async def test_every_number_in_a_statement_is_a_fact_or_in_a_formula(ask: Ask, trace: Path) -> None:
     report = await ask(trace)
     known = set(numbers_in([report["facts"], report["cost"]]))
+    known |= in_cents(set(amounts_in([report["cost"], report["findings"]])))
     for finding in report["findings"]:
         stated = set(numbers_of_text(TIMES.sub("", finding["statement"])))
         assert stated <= known | set(numbers_of_text(finding["arithmetic"])), finding
@@ -197,6 +222,33 @@ async def test_what_bears_on_the_question_comes_first(ask: Ask, question: str, f
         report = await ask(path, question)
     assert report["findings"][0]["name"] == first
     assert report["triage"]["rule"] in report["markdown"]
+
+
+async def test_a_question_for_a_model_is_answered_with_its_name_first(ask: Ask) -> None:
+    with as_file(example_trace()) as path:
+        slow, dear = await ask(path, "Which model is slow?"), await ask(path, "Which model costs most?")
+        rows = [*csv.DictReader(path.read_text().splitlines())]
+    p95, cost = {}, {}
+    for model, rates in EXAMPLE_PRICES["models"].items():
+        own = [row for row in rows if row["Model"] == model]
+        times = sorted(float(row["LatencyMs"]) for row in own)
+        p95[model] = times[-(-len(times) * 95 // 100) - 1]
+        tokens = {kind: sum(int(row[kind]) for row in own) for kind in ("ContextTokens", "GeneratedTokens")}
+        cost[model] = tokens["ContextTokens"] * rates["input_per_million"]
+        cost[model] += tokens["GeneratedTokens"] * rates["output_per_million"]
+    slowest, dearest = max(p95, key=p95.__getitem__), max(cost, key=cost.__getitem__)
+    assert f"**In short.** {slowest} is the slowest: its p95 is {p95[slowest]:,.0f} ms" in slow["markdown"]
+    assert f"**In short.** {dearest} costs most: {cost[dearest] / 1e6:.2f} USD" in dear["markdown"]
+    values = {each["name"]: each["value"] for each in slow["findings"]}
+    assert values["slowest_model"] == round(p95[slowest] / min(p95.values()), 2)
+    assert values["dearest_model"] == pytest.approx(100 * cost[dearest] / sum(cost.values()), abs=0.05)
+
+
+async def test_one_model_is_not_compared_with_itself(ask: Ask, write: Write) -> None:
+    header = "TIMESTAMP,ContextTokens,GeneratedTokens,Model,LatencyMs"
+    report = await ask(write(header, "2023-11-16 18:15:46,10,2,example-large,5"), "Which model is slow?")
+    assert not {"slowest_model", "dearest_model"} & {each["name"] for each in report["findings"]}
+    assert "**In short.** The median request takes 5 ms" in report["markdown"]
 
 
 async def test_a_question_that_the_trace_cannot_answer_is_said_to_be_so(ask: Ask, write: Write) -> None:
