@@ -19,6 +19,10 @@ T = TypeVar("T")
 _ATTEMPTS = 5
 _OPENING_ATTEMPTS = 8
 """For a stream that has never delivered anything: about 5 s. One that has is resumed for as long as its reader wants."""
+_MOST_FAULTS = 5
+"""So often in a row a stream ends with a fault and is opened again, without having come further: about 3 s."""
+_FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+"""Of a proxy whose server was killed, or of the server: what it stumbles over may be there again at the same place."""
 _FIRST_DELAY_SECONDS = 0.1
 _MAX_DELAY_SECONDS = 2.0
 
@@ -91,16 +95,17 @@ async def followed(
     """The events of a stream that is opened again after the last position whenever it breaks.
 
     `opened(position)` begins the call. With `ends` the stream is over after a final event, or when the server says so.
-    Raises Unavailable only when it could not be opened at the start, for some seconds.
+    Raises Unavailable only when it could not be opened at the start, for some seconds, and a fault (INTERNAL, UNKNOWN) when it comes
+    again and again at the same position.
     """
     waits = delays()
-    attempts_left = float(_OPENING_ATTEMPTS)
+    patience = _Patience()
     while True:
         try:
             async with aclosing(_messages(opened(position))) as messages:
                 async for message in messages:
                     waits = delays()  # the line works: the next break begins with a short wait again
-                    attempts_left = math.inf
+                    patience.renew(further=bool(message.events) or message.position != position)
                     for event in message.events:
                         yield event
                         if ends and event.final:
@@ -110,10 +115,31 @@ async def followed(
             if ends:
                 return
         except CarrelClientError as error:
-            attempts_left -= 1
-            if not _resumable(error) or attempts_left <= 0:
+            if not patience.bears(error):
                 raise
         await asyncio.sleep(next(waits))
+
+
+class _Patience:
+    """How often a stream that breaks is opened again."""
+
+    def __init__(self) -> None:
+        self._openings = float(_OPENING_ATTEMPTS)
+        self._faults = _MOST_FAULTS
+
+    def renew(self, *, further: bool) -> None:
+        """A message has come; `further` when it holds something new."""
+        self._openings = math.inf
+        if further:
+            self._faults = _MOST_FAULTS
+
+    def bears(self, error: CarrelClientError) -> bool:
+        """Whether the stream that has ended so is opened again."""
+        if error.code in _FAULTS:
+            self._faults -= 1
+            return self._faults >= 0
+        self._openings -= 1
+        return _resumable(error) and self._openings > 0
 
 
 async def _messages(call: Any) -> AsyncGenerator[Any, None]:

@@ -37,7 +37,7 @@ from carrel.api.runs.v1.run_pb2 import (
     WaitState,
 )
 from carrel.api.runs.v1.schedule_pb2 import Schedule
-from carrel.api.tools.v1.tool_pb2 import Corpus, Tool, ToolCall
+from carrel.api.tools.v1.tool_pb2 import Corpus, Tool, ToolCall, ToolCancellation
 from carrel.errors import CarrelClientError
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Thread",
     "Tool",
     "ToolCall",
+    "ToolCancellation",
     "Wait",
     "WaitKind",
     "WaitState",

@@ -55,6 +55,10 @@ class CarrelError(Exception):
         self.retry_seconds = retry_seconds
 
 
+class CannotStart(Exception):
+    """What a process finds at its start and must not serve with; it ends, and says this sentence."""
+
+
 def invalid(field: str, message: str, reason: str = "INVALID_ARGUMENT") -> CarrelError:
     """The error for a wrong field of a request."""
     return CarrelError(Kind.INVALID, reason, message, metadata={"field": field}, fields={field: message})

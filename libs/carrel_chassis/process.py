@@ -12,8 +12,7 @@ from typing import TypeVar
 import uvloop
 from pydantic import ValidationError
 
-from carrel_chassis.db.roles import UnsafeRole
-from carrel_chassis.errors import CarrelError
+from carrel_chassis.errors import CannotStart, CarrelError
 from carrel_chassis.logs import configure_logs, get_logger
 from carrel_chassis.settings import ServiceSettings
 from carrel_chassis.telemetry import configure_telemetry
@@ -40,7 +39,7 @@ def run_service(name: str, settings_type: type[S], main: Callable[[S, asyncio.Ev
     get_logger().info("service.starting", **settings.in_effect())
     try:
         uvloop.run(_until_stopped(settings, main))
-    except (OSError, UnsafeRole, CarrelError) as error:
+    except (OSError, CannotStart, CarrelError) as error:
         get_logger().error("service.failed", error=str(error))
         sys.exit(_say(f"{name} cannot start: {error}", 1))
     get_logger().info("service.stopped")

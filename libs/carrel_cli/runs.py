@@ -15,6 +15,7 @@ from carrel_cli.command import INTERRUPTED, Session, client_command
 from carrel_cli.values import enum_value, moment_from, span_from
 
 if TYPE_CHECKING:
+    from carrel.api.runs.v1.run_pb2 import ModelUsage
     from carrel.client import Run
 
 app = typer.Typer(help="Your runs.", no_args_is_help=True)
@@ -148,7 +149,7 @@ async def list_(
 @app.command("show")
 @client_command
 async def show(session: Session, run_id: RunId) -> None:
-    """Shows a run with its input and its result."""
+    """Shows a run with its input, its result, and what it has taken of language models."""
     from carrel_cli.documents import document, state_name
     from carrel_cli.event_lines import moment
     from carrel_cli.output import one_line
@@ -174,6 +175,8 @@ async def show(session: Session, run_id: RunId) -> None:
     for name, value in facts.items():
         if value:
             session.out.text(f"{name:<9} {one_line(value)}")
+    for usage in found.model_usage:
+        session.out.text(f"{'model':<9} {one_line(_usage_words(usage))}")
     if found.result_json:
         session.out.text("")
         print_result(session, found)
@@ -314,6 +317,14 @@ async def _result(session: Session, run_id: str) -> int:
         return 1
     print_result(session, found)
     return 0
+
+
+def _usage_words(usage: ModelUsage) -> str:
+    """What a run has taken of one model: calls, tokens, and what they cost as far as that is known."""
+    cost = f"${usage.cost_usd:.6f}"
+    if usage.calls_without_price:
+        cost += f", calls without a price: {usage.calls_without_price}"
+    return f"{usage.model}, calls: {usage.calls}, tokens: {usage.input_tokens} in, {usage.output_tokens} out, {cost}"
 
 
 def _failure(found: Run) -> str:

@@ -40,6 +40,8 @@ class ExecutionSettings(DatabaseSettings):
     """How long a run may wait for its user, at most and where it does not say."""
     events_per_run: int = Field(default=10_000, ge=1)
     """A run that has sent more events is FAILED."""
+    deltas_per_run: int = Field(default=100_000, ge=1)
+    """The same for pieces of texts, which are in no log and cost their readers and the bus."""
     schedules_per_user: int = Field(default=100, ge=1)
     """How many schedules a user may have."""
     disconnect_seconds: float = Field(default=10.0, gt=0)

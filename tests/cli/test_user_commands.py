@@ -7,6 +7,8 @@ import json
 import signal
 from pathlib import Path
 
+import asyncpg
+
 from carrel.api.context.v1 import user_context_pb2
 from carrel_chassis.signing import decode_context
 from tests.cli.program import EXAMPLE, Ended, as_person, carrel, ended, next_line, running
@@ -61,6 +63,31 @@ async def test_runs_and_events_are_listed_page_by_page(system: System, ada: Pers
     )
     assert [line["event"]["type"] for line in kinds.documents] == ["tool_executing", "tool_completed"]
     assert kinds.documents[0]["event"]["payload"]["arguments"] == {"text": "hello"}
+
+
+async def test_a_run_is_shown_with_what_it_has_taken_of_models_and_what_that_cost(system: System, ada: Person) -> None:
+    started = await as_person(system, ada, "runs", "start", "echo", "--input", '{"text": "hello"}', "--wait", "--json")
+    run_id = started.documents[0]["run"]["run_id"]
+    calls = [
+        {"model": "large", "input_tokens": 1000, "output_tokens": 200, "cost_usd": 0.0105},
+        {"model": "large", "input_tokens": 500, "output_tokens": 100, "cost_usd": 0.00525},
+        {"model": "local", "input_tokens": 7, "output_tokens": 3, "cost_usd": None},
+    ]
+    database = await asyncpg.connect(system.database_url("postgres", driver="postgresql"))
+    try:  # as its journal would hold them: no language model is set up here
+        await database.executemany(
+            "INSERT INTO execution.journal_step (tenant_id, user_id, run_id, step_id, kind, name, input_digest, state, result_json,"
+            " error_kind, error_reason, error_message, epoch, retry, create_time)"
+            " VALUES ($1, $2, $3, $4, 'MODEL', '', '', 'SUCCEEDED', $5, '', '', '', 1, 0, now())",
+            [(ada.tenant_id, ada.user_id, run_id, f"m{number}", json.dumps(call)) for number, call in enumerate(calls)],
+        )
+    finally:
+        await database.close()
+    shown = await as_person(system, ada, "runs", "show", run_id)
+    assert [line for line in shown.out.splitlines() if line.startswith("model")] == [
+        "model     large, calls: 2, tokens: 1500 in, 300 out, $0.015750",
+        "model     local, calls: 1, tokens: 7 in, 3 out, $0.000000, calls without a price: 1",
+    ]
 
 
 async def test_another_users_run_is_not_there(system: System, ada: Person, eve: Person) -> None:

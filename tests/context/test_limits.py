@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import asyncpg
 import grpc
 import pytest
+import pytest_asyncio
 
 from carrel import Client
 from carrel.api.context.v1 import directory_service_pb2 as pb
@@ -11,8 +17,11 @@ from carrel.api.context.v1 import user_context_pb2
 from carrel.api.events.v1 import event_service_pb2, event_service_pb2_grpc
 from carrel.api.tools.v1 import tool_service_pb2, tool_service_pb2_grpc
 from carrel.errors import LimitExceeded
+from carrel_chassis.db.engine import cross_user_engine
+from carrel_chassis.errors import CarrelError
 from carrel_chassis.identity import ResourceLimits
 from carrel_context.domain import limits_over, tighter
+from carrel_tools.pace import Pace
 from tests.support.directory import directory, operator
 from tests.support.expect import refused, room_in_the_minute
 from tests.support.system import Person, System
@@ -97,11 +106,79 @@ async def test_tool_calls_a_minute_are_counted_for_a_user_and_for_a_tenant(syste
     person, colleague = await system.person(ada.tenant_id, ada.user_id), await system.person(ada.tenant_id)
     for number in range(2):
         await execute(system, person, f"a-{number}")
+    before = time.time()
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED") as refusal:
         await execute(system, person, "a-3")
+    after = time.time()
     assert refusal.error.metadata == {"limit": "tool_calls_per_minute", "value": "2"}
-    assert refusal.error.retry_seconds and 0 < refusal.error.retry_seconds <= 60
+    # What was left of the minute while the call was under way. The database tells the time in whole microseconds.
+    assert refusal.error.retry_seconds is not None
+    assert 60 - after % 60 <= refusal.error.retry_seconds <= 60 - before % 60 + 1e-5
     await execute(system, colleague, "b-1")
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED") as refusal:
         await execute(system, colleague, "b-2")
     assert refusal.error.metadata["value"] == "3"
+
+
+class Clock:
+    """Seconds of a process, that a test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class DatabaseClock:
+    """What `clock_timestamp()` says to those who look for it in the schema of this test first."""
+
+    schema = "clock_of_a_test"
+
+    def __init__(self, superuser: asyncpg.Connection) -> None:
+        self._superuser = superuser
+
+    async def set(self, moment: str) -> None:
+        """Stands still at a moment, as PostgreSQL reads it, from now on."""
+        await self._superuser.execute(f"""
+            CREATE SCHEMA IF NOT EXISTS {self.schema};
+            GRANT USAGE ON SCHEMA {self.schema} TO PUBLIC;
+            CREATE OR REPLACE FUNCTION {self.schema}.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+                AS $$ SELECT timestamptz '{moment}' $$;
+            """)
+
+
+@pytest_asyncio.fixture
+async def database_clock(system: System) -> AsyncIterator[DatabaseClock]:
+    superuser = await asyncpg.connect(system.database_url("postgres", driver="postgresql"))
+    yield DatabaseClock(superuser)
+    await superuser.execute(f"DROP SCHEMA IF EXISTS {DatabaseClock.schema} CASCADE")
+    await superuser.close()
+
+
+async def test_the_wait_is_exactly_what_is_left_of_the_minute(
+    system: System, ada: Person, database_clock: DatabaseClock
+) -> None:
+    url = system.database_url("carrel_tools_keeper")
+    keeper = cross_user_engine(f"{url}?search_path={DatabaseClock.schema},pg_catalog,tools", 2)
+    clock = Clock()
+    pace = Pace(keeper, clock)
+    user = replace(ada.context, limits=ResourceLimits(tool_calls_per_minute=2))
+
+    async def wait() -> float | None:
+        """Begins a call; the seconds that it is told to wait, None when it may begin."""
+        try:
+            await pace.take(user)
+        except CarrelError as refusal:
+            return refusal.retry_seconds
+        return None
+
+    try:
+        await database_clock.set("2030-01-01 10:20:47.25+00")
+        assert [await wait() for _ in range(4)] == [None, None, 12.75, 12.75]
+        clock.now += 5
+        assert await wait() == 7.75
+        clock.now += 7.75
+        await database_clock.set("2030-01-01 10:21:00+00")
+        assert [await wait() for _ in range(3)] == [None, None, 60]
+    finally:
+        await keeper.dispose()

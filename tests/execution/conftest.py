@@ -233,6 +233,7 @@ async def mortal(tmp_path_factory) -> AsyncIterator[System]:
         "CARREL_POLL_SECONDS": "0.2",
         "CARREL_DRAIN_SECONDS": "0.2",
         "CARREL_EVENTS_PER_RUN": "2000",
+        "CARREL_DELTAS_PER_RUN": "3000",
     }
     settings = test_settings(
         tmp_path_factory.mktemp("mortal") / "data",

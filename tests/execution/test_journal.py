@@ -199,8 +199,9 @@ async def test_what_a_thread_keeps_goes_from_run_to_run_of_one_user(runs: Runs, 
     assert await said(runs, "three") == ["one", "two", "three"]
 
 
-async def test_a_million_events_end_the_run_and_not_the_process(mortal: System) -> None:
+@pytest.mark.parametrize(("deltas", "bound"), [(False, "2000 events"), (True, "3000 pieces")])
+async def test_a_million_events_end_the_run_and_not_the_process(mortal: System, deltas: bool, bound: str) -> None:
     runs = Runs(mortal, await mortal.person())
-    run = await runs.start("talkative")
+    run = await runs.start("talkative", {"deltas": deltas})
     ended = await runs.until(run.run_id, FAILED)
-    assert ended.error.reason == "TOO_MANY_EVENTS"
+    assert ended.error.reason == "TOO_MANY_EVENTS" and bound in ended.error.message

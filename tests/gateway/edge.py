@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import httpx
 import jwt
+from google.protobuf.duration_pb2 import Duration
 
 from carrel.api.context.v1.revocation_service_pb2 import REVOCATION_KIND_SESSION
 from carrel.api.gateway.v1 import admin_service_pb2 as admin_pb
@@ -46,6 +47,7 @@ REQUESTS: dict[str, Any] = {
     "PauseSchedule": pb.PauseScheduleRequest(schedule_id="schedule-of-a-test", paused=True),
     "DeleteSchedule": pb.DeleteScheduleRequest(schedule_id="schedule-of-a-test"),
     "GetTool": pb.GetToolRequest(tool="tool-of-a-test"),
+    "CancelTool": pb.CancelToolRequest(tool_call_id="call-of-a-test", wait=Duration(nanos=100_000_000)),
     "TestToolPolicy": admin_pb.TestToolPolicyRequest(user_id="user-of-a-test", tool="echo"),
     "EndSession": pb.EndSessionRequest(session_id="session-that-is-none"),
     "GetUpload": pb.GetUploadRequest(upload_id="upload-of-a-test"),

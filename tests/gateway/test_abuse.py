@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import json
 import struct
 import time
@@ -16,7 +18,7 @@ from carrel import Client
 from carrel_chassis.rpc.channel import open_channel
 from tests.gateway.edge import bearer, call, http_client, replica
 from tests.gateway.processes import gateway_process
-from tests.support.expect import refused
+from tests.support.expect import eventually, refused
 from tests.support.system import Person, System
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -245,61 +247,132 @@ async def test_connections_to_the_grpc_face_are_limited(system: System) -> None:
             assert not await ends_within(source, 3)
 
 
-async def test_floods_leave_the_memory_flat_and_the_others_served(system: System, ada: Person) -> None:
-    """Resets by the thousand, slow heads, endless headers, false tokens, all on one gateway, wave after wave, beside a user at work."""
-    async with gateway_process(system, http_head_seconds="1") as gateway, Client(gateway.address, ada.token) as client:
+class Flood:
+    """Waves of everything at once against one gateway."""
 
-        async def resets() -> None:
-            async with connection(gateway.address) as (_, sink):
+    resets = 2000
+    """Calls of a wave that are begun and reset."""
+
+    def __init__(self, address: str, http_address: str) -> None:
+        self._address = address
+        self._http_address = http_address
+
+    async def wave(self) -> None:
+        """Resets by the thousand, slow heads, endless headers, false tokens."""
+        await asyncio.gather(self._resets(), self._slow_heads(), self._endless_headers(), self._false_tokens())
+
+    async def _resets(self) -> None:
+        async with connection(self._address) as (_, sink):
+            with suppress(ConnectionError):
+                sink.write(PREFACE + frame(4, 0, 0))
+                for number in range(self.resets):
+                    stream = 2 * number + 1
+                    sink.write(_opened(stream) + frame(3, 0, stream, struct.pack(">I", 8)))
+                    if number % 50 == 0:
+                        await sink.drain()
+
+    async def _slow_heads(self) -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(200):
+                _, sink = await stack.enter_async_context(connection(self._http_address))
+                sink.write(b"GET / HTTP/1.1\r\nx-slow: " + b"x" * 10_000)
+            await asyncio.sleep(0.3)
+
+    async def _endless_headers(self) -> None:
+        for _ in range(20):
+            async with connection(self._http_address) as (_, sink):
                 with suppress(ConnectionError):
-                    sink.write(PREFACE + frame(4, 0, 0))
-                    for number in range(2000):
-                        stream = 2 * number + 1
-                        sink.write(_opened(stream) + frame(3, 0, stream, struct.pack(">I", 8)))
-                        if number % 50 == 0:
-                            await sink.drain()
+                    for _ in range(50):
+                        sink.write(b"x" * 65_536)
+                        await sink.drain()
 
-        async def slow_heads() -> None:
-            async with AsyncExitStack() as stack:
-                for _ in range(200):
-                    _, sink = await stack.enter_async_context(connection(gateway.http_address))
-                    sink.write(b"GET / HTTP/1.1\r\nx-slow: " + b"x" * 10_000)
-                await asyncio.sleep(0.3)
+    async def _false_tokens(self) -> None:
+        channel = open_channel(self._address)
+        for number in range(300):
+            with suppress(grpc.aio.AioRpcError):
+                await call(channel, "ListRuns", bearer(f"{number:0>4000}"))
+        await channel.close()
 
-        async def endless_headers() -> None:
-            for _ in range(20):
-                async with connection(gateway.http_address) as (_, sink):
-                    with suppress(ConnectionError):
-                        for _ in range(50):
-                            sink.write(b"x" * 65_536)
-                            await sink.drain()
 
-        async def false_tokens() -> None:
-            channel = open_channel(gateway.address)
-            for number in range(300):
-                with suppress(grpc.aio.AioRpcError):
-                    await call(channel, "ListRuns", bearer(f"{number:0>4000}"))
-            await channel.close()
-
-        async def wave() -> None:
-            await asyncio.gather(resets(), slow_heads(), endless_headers(), false_tokens())
-
-        for _ in range(8):  # what the process allocates once; of the next four waves 4 to 7 MiB stay, in five runs
-            await wave()
-        before = gateway.memory_mb
-        longest = 0.0
-        for _ in range(4):
-            flood = asyncio.create_task(wave())
-            while not flood.done():
-                begin = time.perf_counter()
-                await client.list_agents()
-                longest = max(longest, time.perf_counter() - begin)
-                await asyncio.sleep(0.02)
-            await flood
-        after = gateway.memory_mb
+async def test_floods_leave_the_memory_flat_and_the_others_served(system: System, ada: Person) -> None:
+    """Wave after wave on a process of its own, beside a user at work."""
+    async with gateway_process(system, http_head_seconds="1") as gateway, Client(gateway.address, ada.token) as client:
+        flood = Flood(gateway.address, gateway.http_address)
+        peaks, longest = [], 0.0
+        # What Python's collector takes back comes in teeth of 27 MiB and six waves, over 40 waves: so the peak of one tooth is held
+        # against that of the next. What is in use without the teeth is counted below.
+        for _ in range(2):
+            peak = 0.0
+            for _ in range(6):
+                wave = asyncio.create_task(flood.wave())
+                while not wave.done():
+                    begin = time.perf_counter()
+                    await client.list_agents()
+                    longest = max(longest, time.perf_counter() - begin)
+                    await asyncio.sleep(0.02)
+                await wave
+                peak = max(peak, gateway.memory_mb)
+            peaks.append(peak)
+        before, after = peaks
         print(f"memory {before:.0f} -> {after:.0f} MiB; the slowest call beside the floods took {longest * 1e3:.0f} ms")
         assert after - before < MEMORY_MB
         assert longest < 5
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "in_use",
+            "free",
+            "keepcost",
+        )
+    ]
+
+
+def native_bytes_in_use() -> int:
+    """What glibc's malloc has given out in this process and not got back (mallinfo(3), since 2.33)."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _Mallinfo2
+    return int(mallinfo2().in_use)
+
+
+def python_objects() -> int:
+    """How many objects there are that can hold others."""
+    gc.collect()
+    return len(gc.get_objects())
+
+
+async def test_nothing_of_a_flood_is_still_in_use_after_it(system: System) -> None:
+    """Counted in one process with the gateway: not one Python object for a call, and of native memory a few bytes.
+
+    grpcio 1.85 never frees a status that it could not send (grpc/grpc#43360): 300 bytes for each call that is refused and was reset. That
+    is why a refusal waits a moment for word of it (`ErrorMask`).
+    """
+    async with replica(system, http_head_seconds=1) as gateway:
+        flood = Flood(gateway.address, gateway.http_address)
+        for _ in range(2):
+            await flood.wave()
+        await asyncio.sleep(1.5)  # the slow ones are cut off after one second
+        objects, native = python_objects(), native_bytes_in_use()
+        waves = 3
+        for _ in range(waves):
+            await flood.wave()
+
+        async def let_go() -> bool:
+            return python_objects() - objects < 200  # the least numerous of a flood are its 220 connections a wave
+
+        await eventually(let_go)
+        left = (native_bytes_in_use() - native) / (waves * Flood.resets)
+        print(f"{left:.0f} bytes in use for each call that was reset")
+        assert left < 64
 
 
 async def test_a_refused_connection_does_not_stay_open(system: System) -> None:

@@ -1,9 +1,8 @@
-"""Limits: each one at both faces, alone and over two replicas; and a gateway that sheds what it cannot answer soon."""
+"""Limits: each one at both faces, alone and over two replicas."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -19,7 +18,6 @@ from carrel.errors import LimitExceeded
 from carrel_chassis.errors import CarrelError, Kind
 from carrel_chassis.identity import UserContext
 from carrel_chassis.rpc.channel import open_channel
-from carrel_chassis.rpc.status import from_rpc_error
 from carrel_gateway.admission import Admission, Limits
 from carrel_gateway.settings import GatewaySettings
 from tests.gateway.edge import bearer, call, http_client, replica
@@ -210,50 +208,6 @@ async def test_two_replicas_hold_the_limits_together(system: System, ada: Person
                 response = await stack.enter_async_context(http.stream("GET", "/v1/events"))
                 states.append(response.status_code)
         assert sorted(states) == [200] * 6 + [429] * 4
-
-
-async def overload(address: str, person: Person, *, callers: int, seconds: float) -> tuple[list[float], int]:
-    """Callers that call without pause, and wait as they are told when they are refused: the seconds of each answer, and the refusals."""
-    taken: list[float] = []
-    refusals = 0
-    end = time.monotonic() + seconds
-    channel = open_channel(address)
-    await call(channel, "ListRuns", bearer(person.token))
-
-    async def caller() -> None:
-        nonlocal refusals
-        while (begin := time.monotonic()) < end:
-            try:
-                await call(channel, "ListRuns", bearer(person.token))
-                taken.append(time.monotonic() - begin)
-            except grpc.aio.AioRpcError as error:
-                told = from_rpc_error(error)
-                assert (told.kind, told.metadata["limit"]) == (Kind.UNAVAILABLE, "calls_under_way")
-                refusals += 1
-                await asyncio.sleep((told.retry_seconds or 0) * random.uniform(1.0, 1.5))  # as the client spreads it
-
-    await asyncio.gather(*(caller() for _ in range(callers)))
-    await channel.close()
-    return sorted(taken), refusals
-
-
-async def test_a_gateway_with_more_than_it_can_answer_sheds_and_keeps_its_latency(system: System, ada: Person) -> None:
-    """The same crowd at a gateway that sheds and at one that takes everybody: who is answered is answered sooner (how much is printed)."""
-    free = {"user_calls_per_second": "100000", "tenant_calls_per_second": "100000"}
-    async with gateway_process(system, **free, calls_under_way="32") as gateway:
-        shedding, refusals = await overload(gateway.address, ada, callers=400, seconds=3)
-        # Nobody's own fault: the client comes back by itself until it is answered.
-        async with Client(gateway.address, ada.token) as client, asyncio.timeout(20):
-            await asyncio.gather(*(client.list_agents() for _ in range(40)))
-    async with gateway_process(system, **free, calls_under_way="100000") as gateway:
-        queueing, none = await overload(gateway.address, ada, callers=400, seconds=3)
-    assert refusals > 0 == none
-    median = {name: taken[len(taken) // 2] for name, taken in (("shed", shedding), ("queue", queueing))}
-    print(
-        f"p50 {median['shed'] * 1e3:.0f} ms shedding ({len(shedding)} answers), "
-        f"{median['queue'] * 1e3:.0f} ms queueing ({len(queueing)} answers)"
-    )
-    assert shedding and median["shed"] < median["queue"]
 
 
 async def test_an_upload_beyond_what_may_pass_is_cut_off(system: System, ada: Person) -> None:

@@ -19,6 +19,7 @@ from carrel.api.gateway.v1 import gateway_service_pb2 as pb
 from carrel.api.gateway.v1 import gateway_service_pb2_grpc as rpc
 from carrel.client import OnDisconnect, RunState, Wait, WaitKind
 from carrel.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
+from carrel_chassis.signing import CLOCK_SKEW_SECONDS
 from tests.gateway.edge import Issuer, bearer, http_client
 from tests.support.directory import with_role
 from tests.support.expect import eventually, refused
@@ -170,7 +171,11 @@ async def test_a_watcher_whose_credential_ends_is_told_so_before_the_run_is_canc
     good = issuer.token(sub="ada-of-a-short-time", tenant="tenant-of-a-short-time")
     async with Client(system.addresses["gateway"], good) as owner:
         run = await owner.start_run("sleeper", SLEEPER, on_disconnect=OnDisconnect.ON_DISCONNECT_CANCEL)
-        short = issuer.token(sub="ada-of-a-short-time", tenant="tenant-of-a-short-time", exp=int(time.time()) + 3)
+        # Clocks may differ by CLOCK_SKEW_SECONDS: for so long a token is good beyond its own time, and this one is in that while.
+        now = int(time.time())
+        short = issuer.token(
+            sub="ada-of-a-short-time", tenant="tenant-of-a-short-time", iat=now - 60, exp=now + 3 - CLOCK_SKEW_SECONDS
+        )
         gateway: rpc.GatewayServiceAsyncStub = rpc.GatewayServiceStub(edge)
         with refused(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_INVALID"):
             async for _ in gateway.WatchRun(pb.WatchRunRequest(run_id=run.run_id), metadata=bearer(short), timeout=60):

@@ -265,14 +265,17 @@ class Defiant(Agent):
 
 
 class Talkative(Agent):
-    """Sends a million events."""
+    """Sends a million events, or with `deltas` a million pieces of a text."""
 
     name = "talkative"
 
     async def run(self, context: RunContext, input: Mapping[str, JSON]) -> JSON:
         for number in range(1_000_000):
             try:
-                await context.emit.progress("more", number, 1_000_000)
+                if input.get("deltas"):
+                    await context.emit.delta("text-without-end", "more")
+                else:
+                    await context.emit.progress("more", number, 1_000_000)
             except AgentError:
                 continue
         return "never"

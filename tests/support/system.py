@@ -25,6 +25,9 @@ from carrel_chassis.stack.development import Operator, development_token
 ROOT = Path(__file__).resolve().parents[2]
 REAL_TRACE = ROOT.parent / "shared" / "data" / "azure_llm_inference_2023_conv.csv"
 
+LIVE_BYTES = 2 * 1024 * 1024
+"""So few bytes of recent events are kept that streams often have to go back to the log."""
+
 SERVICES = {"context": "context", "agent-execution": "execution", "tool-dispatch": "tools", "event-stream": "events"}
 """The address of each service by its identity."""
 
@@ -47,6 +50,7 @@ def test_settings(data_dir: Path, **changes: Any) -> StackSettings:
         "CARREL_TOOL_MODULES": "tests.support.tools",
         "CARREL_TEST_EFFECTS": str(data_dir.parent / "effects"),
         "CARREL_WRONG_CREDENTIALS_PER_SECOND": "1000000",  # tests send thousands of them; one of them has a limit of its own
+        "CARREL_LIVE_BYTES": str(LIVE_BYTES),
         **changes.pop("service_environment", {}),
     }
     defaults: dict[str, Any] = {

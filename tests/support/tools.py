@@ -156,4 +156,24 @@ class Walk(Tool):
         return {"walked": arguments["steps"]}
 
 
-TOOLS: tuple[type[Tool], ...] = (Sleep, Count, Crash, Huge, Post, NotJson, Dice, Walk)
+class Stubborn(Tool):
+    """{"seconds"} → {"slept"}; goes on when it is to be ended, and then sleeps from the beginning."""
+
+    name: ClassVar = "stubborn"
+    arguments_schema: ClassVar = {
+        "type": "object",
+        "properties": {"seconds": {"type": "number", "minimum": 0}},
+        "required": ["seconds"],
+    }
+    idempotent: ClassVar = True
+
+    async def execute(self, arguments: Mapping[str, JSON], desk: Desk) -> JSON:
+        seconds = arguments["seconds"]
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            await asyncio.sleep(seconds)
+        return {"slept": seconds}
+
+
+TOOLS: tuple[type[Tool], ...] = (Sleep, Count, Crash, Huge, Post, NotJson, Dice, Walk, Stubborn)

@@ -35,7 +35,12 @@ REPOSITORIES = {
         "carrel_execution.runs.statistics",
         "carrel_execution.models.usage",
     ),
-    "carrel_tools": ("carrel_tools.repository", "carrel_tools.corpus_repository", "carrel_tools.audit"),
+    "carrel_tools": (
+        "carrel_tools.repository",
+        "carrel_tools.corpus_repository",
+        "carrel_tools.audit",
+        "carrel_tools.cancel_requests",
+    ),
     "carrel_events": ("carrel_events.repository",),
 }
 """The modules with the queries of a user, by the role that runs them."""
@@ -99,6 +104,8 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
     upload = "INSERT INTO tools.corpus_upload (tenant_id, user_id, upload_id, corpus_id, name, media_type)"
     values = f"VALUES ($1, $2, '{UPLOAD_ID}', $2 || '-of-upload', 'trace', 'text/csv') RETURNING 1"
     await row_of(system, f"{upload} {values}", person)
+    asked = "INSERT INTO tools.tool_cancel (tenant_id, user_id, cancel_id, tool_call_id)"
+    cancel = await row_of(system, f"{asked} VALUES ($1, $2, 'cancel-of-' || $2, '1') RETURNING *", person)
     corpus_key = await row_of(system, f"SELECT * FROM tools.corpus_key {own}", person)
     key = await row_of(system, f"SELECT * FROM context.api_key {own}", person)
     thread = await row_of(system, f"SELECT * FROM context.thread {own}", person)
@@ -114,6 +121,7 @@ async def things_of(system: System, person: Person) -> dict[str, Any]:
         "call": dict(call),
         "corpus": dict(corpus),
         "corpus_key": dict(corpus_key),
+        "cancel": dict(cancel),
         "key": dict(key),
         "thread": dict(thread),
     } | {"session": dict(session)}
@@ -202,6 +210,9 @@ def parameters(name: str, things: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         | {"outcome": "FAILED", "result_json": None, "error_reason": "X", "error_message": "x", "seconds": 1.0},
         "FINISH_CALL": step | {"outcome": "FAILED", "result_json": None, "error_reason": "X", "error_message": "x"},
         "FIND_CALL": {"run_id": call["run_id"], "step_id": call["step_id"]},
+        "FIND_LINE": {"tool_call_id": call["tool_call_id"]},
+        "ADD_CANCEL": {"tool_call_id": call["tool_call_id"], "cancel_id": new_id("cancel")},
+        "REMOVE_CANCEL": {"cancel_id": things["cancel"]["cancel_id"]},
         "USED_APPROVAL": {"run_id": call["run_id"], "step_id": "another", "approval_id": call["approval_id"]},
         "LIST_DECISIONS": {"create_time": FAR.isoformat(), "tool_call_id": "", "size": 50},
         "LIST_CALLS": {"create_time": FAR.isoformat(), "tool_call_id": "", "size": 50},
@@ -295,6 +306,8 @@ async def test_a_query_without_its_filter_returns_own_rows_only(
     if name == "STATISTICS_OF_USER":
         assert sum(row[3] for row in as_eve) == 1, "Eve has one run of her own"
     if name in {"GET_SCHEDULE", "PAUSE_SCHEDULE", "RESUME_SCHEDULE", "DELETE_SCHEDULE", "SCHEDULE_WENT_ON", "FOLLOW"}:
+        assert as_eve == []
+    if name in {"FIND_LINE", "REMOVE_CANCEL"}:
         assert as_eve == []
     if name in {"LIST_STEPS", "GET_WAIT", "RESOLVE_WAIT", "USAGE_OF_RUN"}:
         assert as_eve == []

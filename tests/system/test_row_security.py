@@ -40,7 +40,7 @@ CROSS_USER_ROLES = {
     },
     "carrel_context_revocations": {"context.revocation", "context.session"},
     "carrel_tools_admin": {"tools.tool_call"},
-    "carrel_tools_keeper": {"tools.tool_call", "tools.tool_pace", "tools.corpus_upload"},
+    "carrel_tools_keeper": {"tools.tool_call", "tools.tool_pace", "tools.corpus_upload", "tools.tool_cancel"},
 }
 """The roles that work across users, and on which tables alone."""
 SERVICE_ROLES = {

@@ -22,7 +22,10 @@ class EventCalls(RunCalls):
     """The user's events."""
 
     def watch_run(self, run_id: str, after: Cursor | None = None) -> AsyncGenerator[Event, None]:
-        """The events of one run from its beginning, or after a cursor, until its final event. Goes on by itself when the line breaks."""
+        """The events of one run from its beginning, or after a cursor, until its final event.
+
+        Goes on by itself when the line breaks; a fault of the server that comes six times at the same place is raised.
+        """
 
         def opened(position: Cursor | None) -> grpc.aio.UnaryStreamCall[Any, pb.WatchRunResponse]:
             request = pb.WatchRunRequest(run_id=run_id, after=position)
@@ -42,7 +45,8 @@ class EventCalls(RunCalls):
     ) -> AsyncGenerator[Event, None]:
         """The user's events after a cursor, then live, without end: each once, in order, none missing.
 
-        Goes on by itself when the line breaks. Fails with HistoryTruncated when the cursor is older than what is kept.
+        Goes on by itself when the line breaks; a fault of the server that comes six times at the same place is raised.
+        Fails with HistoryTruncated when the cursor is older than what is kept.
         """
         wanted = EventFilter(run_id=run_id, thread_id=thread_id, types=types)
 

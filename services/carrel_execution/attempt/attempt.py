@@ -96,7 +96,7 @@ class Attempt:
         self._workshop = workshop
         self._credentials = Credentials(workshop.contexts, run, workshop.clock, credential)
         self._telling = Telling(run, workshop.log, workshop.outbox, self._credentials, self._on_telling_failure)
-        self._told = 0
+        self._told = self._told_deltas = 0
         self._asking = Asking(lambda: self.stop(Stop.ASKING))
         self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._stop_reason = ""
@@ -250,10 +250,18 @@ class Attempt:
         return self._asking.parts.part(kind, name, step_id)
 
     async def emit(self, event: pb.Event) -> None:
-        self._told += not event.partial_result.delta
-        if self._told > (most := self._workshop.settings.events_per_run):
-            # Not slowed down but ended: each event stays in the log of its user, and a run without end would fill that.
+        # Not slowed down but ended: each event stays in the log of its user, and a run without end would fill that; each delta costs
+        # the bus and all who read.
+        settings = self._workshop.settings
+        if event.partial_result.delta:
+            self._told_deltas += 1
+        else:
+            self._told += 1
+        if self._told > (most := settings.events_per_run):
             await self.give_up("TOO_MANY_EVENTS", f"The run has sent more than {most} events; tell less, or in parts.")
+        if self._told_deltas > (most := settings.deltas_per_run):
+            message = f"The run has sent more than {most} pieces of texts; send larger ones."
+            await self.give_up("TOO_MANY_EVENTS", message)
         await self._telling.emit(event)
 
     async def call_tool(
