@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import text
 
@@ -13,10 +12,9 @@ from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.db.tenants import TenantDatabase
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id
-from carrel_tools import domain
-from carrel_tools.domain import NEWEST
+from carrel_chassis.pages import Page, list_name
 from carrel_tools.policy import Effect
-from carrel_tools.repository import BEFORE, OWN
+from carrel_tools.repository import BEFORE, OWN, position_of
 
 _DECISION = """tool_call_id, user_id, run_id, step_id, agent, tool, outcome, error_reason, rule, policy_version, approval_id,
     create_time"""
@@ -53,11 +51,11 @@ class Audit:
     ) -> tuple[list[ToolDecision], str]:
         """The user's, and the token of the next page. Of a tool that does not exist for the user no rule is named: it would tell
         a hidden tool from an absent one."""
-        size, values = _page(page_size, token, "")
-        values |= {"tenant_id": user.tenant_id, "user_id": user.user_id}
+        page = _page("", page_size, token)
+        values = {"tenant_id": user.tenant_id, "user_id": user.user_id, **position_of(page)}
         async with self._sessions.open(user, call_id) as session:
             rows = await session.execute(LIST_DECISIONS, values)
-        return _answer(rows, size, "", masked=True)
+        return _answer(rows, page, masked=True)
 
     async def tenant_page(
         self, tenant_id: str, user_id: str, page_size: int, token: str
@@ -65,25 +63,22 @@ class Audit:
         """The tenant's, or those of one user of it, with every rule."""
         if user_id:
             check_id(user_id, "user_id")
-        size, values = _page(page_size, token, user_id or "*")
-        values |= {"tenant_id": tenant_id, "user_id": user_id}
+        page = _page(user_id or "*", page_size, token)
+        values = {"tenant_id": tenant_id, "user_id": user_id, **position_of(page)}
         async with self._tenants.of(tenant_id) as connection:
             rows = await connection.execute(LIST_DECISIONS if user_id else LIST_TENANT_DECISIONS, values)
-        return _answer(rows, size, user_id or "*", masked=False)
+        return _answer(rows, page, masked=False)
 
 
-def _page(page_size: int, token: str, of: str) -> tuple[int, dict[str, Any]]:
-    size = domain.page_size_of(page_size)
-    create_time, tool_call_id = domain.read_position(token, "tool_decisions", of) if token else NEWEST
-    return size, {"create_time": create_time, "tool_call_id": tool_call_id, "size": size + 1}
+def _page(of: str, page_size: int, token: str) -> Page:
+    return Page.newest_first(list_name("tool_decisions", of), page_size, token)
 
 
-def _answer(rows: list[Row], size: int, of: str, *, masked: bool) -> tuple[list[ToolDecision], str]:
-    found = [_decision(row, masked) for row in rows[:size]]
-    if len(rows) <= size:
+def _answer(rows: list[Row], page: Page, *, masked: bool) -> tuple[list[ToolDecision], str]:
+    found = [_decision(row, masked) for row in rows[: page.size]]
+    if len(rows) <= page.size:
         return found, ""
-    last = found[-1]
-    return found, domain.position("tool_decisions", of, last.create_time, last.tool_call_id)
+    return found, page.token_after(found[-1].create_time, found[-1].tool_call_id)
 
 
 def _decision(row: Row, masked: bool) -> ToolDecision:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from carrel_chassis import pages
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.errors import CarrelError, Kind, invalid
 from carrel_chassis.identity import UserContext
@@ -16,7 +17,7 @@ from carrel_tools import corpus_repository as repository
 from carrel_tools import corpus_store
 from carrel_tools.corpus_check import CorpusCheck
 from carrel_tools.corpus_store import CorpusStore
-from carrel_tools.domain import Corpus, Upload, corpus_not_found, page_size_of, page_token, read_page_token
+from carrel_tools.domain import Corpus, Upload, corpus_not_found
 from carrel_tools.formats import MEDIA_TYPES
 from carrel_tools.keyring import KeyRing, UserKey
 from carrel_tools.limits import Slots
@@ -101,11 +102,11 @@ class CorpusOperations:
 
     async def list_page(self, user: UserContext, call_id: str, page_size: int, token: str) -> tuple[list[Corpus], str]:
         """A page by name, and the token of the next; empty on the last."""
-        size = page_size_of(page_size)
-        (after,) = read_page_token(token, "corpora", 1) if token else ("",)
+        size = pages.page_size(page_size)
+        (after,) = pages.read_token(token, "corpora", 1) if token else ("",)
         async with self._sessions.open(user, call_id) as session:
             corpora = await repository.list_corpora(session, user, after, size + 1)
-        return corpora[:size], page_token("corpora", corpora[size - 1].name) if len(corpora) > size else ""
+        return corpora[:size], pages.write_token("corpora", corpora[size - 1].name) if len(corpora) > size else ""
 
     async def every(self, user: UserContext, call_id: str) -> list[Corpus]:
         """All corpora of the user; there are at most `user_count`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import re
@@ -313,51 +311,3 @@ def sentence(text: str) -> str:
     """Text as it may be stored and sent: without what PostgreSQL or UTF-8 cannot hold, and not too long."""
     clean = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
     return clean if len(clean) <= MAX_SENTENCE else clean[: MAX_SENTENCE - 1] + "…"
-
-
-def page_token(kind: str, *position: str) -> str:
-    """An opaque token for the page after `position`. It carries no authority: whoever holds it sees own rows only."""
-    return base64.urlsafe_b64encode(json.dumps([kind, *position]).encode()).decode()
-
-
-def read_page_token(token: str, kind: str, parts: int) -> list[str]:
-    """The position in a token of this kind; raises CURSOR_INVALID."""
-    try:
-        found, *position = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-        if found == kind and len(position) == parts and all(isinstance(part, str) for part in position):
-            return [*map(str, position)]
-    except (ValueError, TypeError, binascii.Error, RecursionError):
-        pass
-    raise _cursor_invalid()
-
-
-def _cursor_invalid() -> CarrelError:
-    return invalid("page_token", "page_token was not given out for this list; begin without one.", "CURSOR_INVALID")
-
-
-NEWEST = ("infinity", "")
-"""The position before the newest tool call."""
-
-
-def position(kind: str, of: str, create_time: datetime, tool_call_id: str) -> str:
-    """The token of the page after this line of the ledger, for the list of this kind with the filter `of`."""
-    return page_token(kind, of, create_time.isoformat(), tool_call_id)
-
-
-def read_position(token: str, kind: str, of: str) -> tuple[str, str]:
-    """(create_time in ISO, tool_call_id) after which the page begins; raises CURSOR_INVALID."""
-    found, create_time, tool_call_id = read_page_token(token, kind, 3)
-    try:
-        datetime.fromisoformat(create_time)
-    except ValueError:
-        raise _cursor_invalid() from None
-    if found != of or not tool_call_id:
-        raise _cursor_invalid()
-    return create_time, tool_call_id
-
-
-def page_size_of(asked: int) -> int:
-    """1 to 200; 0 means 50."""
-    if asked > 200:
-        raise invalid("page_size", f"page_size is {asked}; it is at most 200.")
-    return asked or 50

@@ -9,6 +9,7 @@ from sqlalchemy import TextClause, text
 from carrel_chassis.db.engine import Connection, Row
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import new_id
+from carrel_chassis.pages import Page
 from carrel_tools.domain import Begun, Ending, Outcome, Repeat, Step, ToolCall
 
 OWN = "tenant_id = :tenant_id AND user_id = :user_id"
@@ -94,7 +95,7 @@ USED_APPROVAL = text(f"""
 """)
 
 _CALL = "tool_call_id, run_id, step_id, tool, outcome, error_reason, error_message, create_time, finish_time"
-BEFORE = """(create_time, tool_call_id) < (CAST(CAST(:create_time AS text) AS timestamptz), :tool_call_id)
+BEFORE = """(create_time, tool_call_id) < (CAST(:create_time AS timestamptz), :tool_call_id)
     ORDER BY create_time DESC, tool_call_id DESC LIMIT :size"""
 
 LIST_CALLS = text(f"SELECT {_CALL} FROM tool_call WHERE {OWN} AND outcome <> 'REPEATED' AND {BEFORE}")
@@ -218,11 +219,14 @@ async def approval_used_elsewhere(session: Connection, user: UserContext, step: 
     return (await session.execute(USED_APPROVAL, values)).one_or_none() is not None
 
 
-async def list_calls(
-    session: Connection, user: UserContext, run_id: str, before: tuple[str, str], size: int
-) -> list[ToolCall]:
-    """The newest lines before (create_time in ISO, tool_call_id); of one run if one is given."""
-    values = {**_own(user), "create_time": before[0], "tool_call_id": before[1], "size": size}
+def position_of(page: Page) -> dict[str, Any]:
+    """The values of BEFORE: so many lines as the page has, and one that tells whether there are more."""
+    return {"create_time": page.create_time, "tool_call_id": page.id, "size": page.size + 1}
+
+
+async def list_calls(session: Connection, user: UserContext, run_id: str, page: Page) -> list[ToolCall]:
+    """The lines of a page and one more, if there is one; of one run if one is given."""
+    values = {**_own(user), **position_of(page)}
     if run_id:
         rows = await session.execute(LIST_CALLS_OF_RUN, {**values, "run_id": run_id})
     else:

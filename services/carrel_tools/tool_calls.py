@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from carrel_chassis.db.sessions import UserSessions
 from carrel_chassis.identity import UserContext
 from carrel_chassis.ids import check_id
+from carrel_chassis.pages import Page, list_name
 from carrel_tools import domain, repository
 from carrel_tools.admission import Admission, Admitted, Asked, OnProgress
 from carrel_tools.desk import Desks
@@ -121,14 +122,13 @@ class ToolCallOperations:
         """A page of the ledger, newest first, and the token of the next; empty on the last."""
         if run_id:
             check_id(run_id, "run_id")
-        size = domain.page_size_of(page_size)
-        before = domain.read_position(token, "tool_calls", run_id) if token else domain.NEWEST
+        page = Page.newest_first(list_name("tool_calls", run_id), page_size, token)
         async with self._sessions.open(user, call_id) as session:
-            calls = await repository.list_calls(session, user, run_id, before, size + 1)
-        if len(calls) <= size:
+            calls = await repository.list_calls(session, user, run_id, page)
+        if len(calls) <= page.size:
             return calls, ""
-        last = calls[size - 1]
-        return calls[:size], domain.position("tool_calls", run_id, last.create_time, last.tool_call_id)
+        last = calls[page.size - 1]
+        return calls[: page.size], page.token_after(last.create_time, last.tool_call_id)
 
     async def _carry_out(
         self, user: UserContext, call_id: str, call: Admitted, seconds: float, stop: Stop, *, probe_first: bool

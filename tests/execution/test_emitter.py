@@ -52,7 +52,11 @@ async def test_a_run_that_ends_soon_begins_no_batch() -> None:
     emitter.start()
     await asyncio.sleep(0)
     emitter.put(event(2))
-    assert [each.event_id for each in await emitter.settle(5.0)] == ["e1", "e2"]
+    settling = asyncio.create_task(emitter.settle(5.0))
+    for _ in range(5):  # turns of the loop: nobody waits for the time that a batch is given to fill
+        await asyncio.sleep(0)
+    assert settling.done()
+    assert [each.event_id for each in settling.result()] == ["e1", "e2"]
     assert gate.batches == []
 
 

@@ -77,8 +77,11 @@ async def test_no_instance_and_no_context_is_left_of_runs_that_are_over(inspecte
     operator = await with_role(inspected, "super_admin")
     runs = Runs(inspected, await inspected.person())
     started = [await runs.start("rogue", {"does": "keep_its_context"})]
+    cancelled = await runs.start("rogue", {"does": "sleep", "seconds": 60})
+    await runs.until(cancelled.run_id, run_pb2.RUN_STATE_RUNNING)
     started += [await runs.start("counting") for _ in range(10)]
-    for run in started:
+    await runs.cancel(cancelled.run_id)
+    for run in (*started, cancelled):
         await runs.story(run.run_id)
 
     async def none_left() -> bool:

@@ -10,6 +10,7 @@ from sqlalchemy import TextClause, text
 
 from carrel_chassis.db.engine import MissingUserContext, user_engine
 from carrel_chassis.db.sessions import UserSessions
+from carrel_chassis.pages import Page
 from carrel_tools import audit, corpus_repository, repository
 from carrel_tools.domain import Ending, Outcome, Repeat, Step
 from tests.tools.conftest import CSV, Desk
@@ -20,6 +21,7 @@ STATEMENTS = {
 }
 WITHOUT_FILTER = {"RECORD_DECISION", "STORE_CORPUS", "LOCK_CORPORA", "ADD_KEY", "ADD_UPLOAD"}
 """These only insert, or read no row."""
+ALL = Page.newest_first("tool_calls", 10, "")
 OF_A_TENANT = {"LIST_TENANT_DECISIONS"}
 """These are asked by another role, of a tenant's administration."""
 
@@ -40,9 +42,9 @@ async def test_statements_without_their_filter_touch_own_rows_only(desk: Desk, o
     ada = desk.person.context
     try:
         async with UserSessions(engine).open(ada, "call-of-a-test") as session:
-            calls = await repository.list_calls(session, ada, "", ("infinity", ""), 10)
+            calls = await repository.list_calls(session, ada, "", ALL)
             assert len(calls) == 1
-            assert len(await repository.list_calls(session, ada, calls[0].run_id, ("infinity", ""), 10)) == 1
+            assert len(await repository.list_calls(session, ada, calls[0].run_id, ALL)) == 1
             corpora = await corpus_repository.list_corpora(session, ada, "", 10)
             assert [corpus.name for corpus in corpora] == ["sales"]
             assert await corpus_repository.get_corpus(session, ada, "sales") == corpora[0]

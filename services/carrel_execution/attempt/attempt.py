@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -176,7 +176,8 @@ class Attempt:
         agent.cancel()
         tasks = {agent, *_cancelled(before, agent)}
         seconds = self._workshop.settings.cancel_seconds
-        _, running = await asyncio.wait(tasks, timeout=seconds)
+        stopped, running = await asyncio.wait(tasks, timeout=seconds)
+        _forget_frames(stopped)
         for task in running:
             get_logger().warning("agent.abandoned", run_id=self.run_id, agent=self.run.agent)
             self._workshop.abandoned.add(task)
@@ -413,6 +414,14 @@ def _cancelled(parts: Sequence[Part], agent: asyncio.Task[Outcome]) -> set[async
     for task in tasks:
         task.cancel()
     return tasks
+
+
+def _forget_frames(stopped: Iterable[asyncio.Task[Any]]) -> None:
+    """A cancelled task keeps the frames in which it was cancelled until it is asked for its result, and they keep the run's contexts in
+    memory: in a cycle, which would be found only when the process next looks at all that it has."""
+    for task in stopped:
+        with suppress(BaseException):
+            task.result()
 
 
 def _consent(run: ClaimedRun, wait: Answered) -> Consent:

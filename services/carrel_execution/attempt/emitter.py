@@ -30,6 +30,7 @@ class Emitter:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._sealed = False
+        self._lingers = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -58,7 +59,8 @@ class Emitter:
         self._sealed = True
         self._news.set()
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=seconds)
+            if not self._lingers:
+                await asyncio.wait({self._task}, timeout=seconds)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         return list(self._waiting)
@@ -68,7 +70,9 @@ class Emitter:
             while True:
                 await self._news.wait()
                 if not self._sealed:
+                    self._lingers = True
                     await asyncio.sleep(LINGER_SECONDS)
+                    self._lingers = False
                 if self._sealed:
                     return
                 batch = next(batches(self._waiting))
