@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ from carrel_chassis.telemetry import configure_telemetry
 S = TypeVar("S", bound=ServiceSettings)
 
 SECRETS_DIR = "CARREL_SECRETS_DIR"
+_ENDING_SECONDS = 2.0
+"""How long what is left when a service has ended may take to stop. An agent that swallows its cancellation would take for ever."""
 
 
 def run_service(name: str, settings_type: type[S], main: Callable[[S, asyncio.Event], Awaitable[None]]) -> None:
@@ -63,6 +66,20 @@ async def _until_stopped(settings: S, main: Callable[[S, asyncio.Event], Awaitab
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await main(settings, stop)
+    if left := await _end_the_rest():
+        get_logger().warning("service.stopped", tasks_left=left)
+        # asyncio waits without a limit for tasks that do not end. All that the service itself had open is closed by now; what is
+        # registered for the end of the process are the last lines of its log and its last spans.
+        atexit._run_exitfuncs()
+        os._exit(0)
+
+
+async def _end_the_rest() -> int:
+    """Cancels the tasks that are still there; how many of them do not end."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    return len((await asyncio.wait(rest, timeout=_ENDING_SECONDS))[1]) if rest else 0
 
 
 def _say(sentence: str, code: int) -> int:
