@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -190,16 +190,35 @@ def new_user() -> UserContext:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def engines(tmp_path_factory) -> AsyncIterator[tuple[UserSessions, Engine]]:
+async def tables(tmp_path_factory) -> AsyncIterator[Stack]:
     """The tables, without a service that works on them."""
     data_dir = tmp_path_factory.mktemp("queue") / "data"
     async with Stack(StackSettings(data_dir=data_dir, fast=True, only=())) as stack:
         await migrate(stack.database_url("carrel_migrator"), "carrel_execution")
-        users = user_engine(stack.database_url("carrel_execution"), 8)
-        runner = cross_user_engine(stack.database_url("carrel_execution_runner"), 8)
-        yield UserSessions(users), runner
-        await users.dispose()
-        await runner.dispose()
+        yield stack
+
+
+@pytest_asyncio.fixture(scope="session")
+async def engines(tables: Stack) -> AsyncIterator[tuple[UserSessions, Engine]]:
+    users = user_engine(tables.database_url("carrel_execution"), 8)
+    runner = cross_user_engine(tables.database_url("carrel_execution_runner"), 8)
+    yield UserSessions(users), runner
+    await users.dispose()
+    await runner.dispose()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def analyze(tables: Stack) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Lets PostgreSQL look at the tables, as it does by itself once a minute: after that it may plan anew."""
+    owner = cross_user_engine(tables.database_url("carrel_migrator"), 1)
+
+    async def look() -> None:
+        async with owner.begin() as connection:
+            await connection.execute(text("SET LOCAL search_path = execution"))
+            await connection.execute(text("ANALYZE"))
+
+    yield look
+    await owner.dispose()
 
 
 @pytest_asyncio.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
+import pytest
 from sqlalchemy import text
 
 from carrel_execution import domain
@@ -12,6 +14,8 @@ from carrel_execution.runs.repository import Runs
 from carrel_execution.runs.start import Offer, QueueLimits
 from tests.execution.conftest import NOW, Desk
 
+Analyze = Callable[[], Awaitable[None]]
+LATER = NOW + timedelta(days=1)
 DONE = domain.succeeded({"done": True})
 LIMITS = QueueLimits(10_000, time=NOW)
 OFFER = Offer("worker-with-room", "")
@@ -37,7 +41,11 @@ async def reads_of(desk: Desk, work: Callable[[], Awaitable[object]]) -> int:
     return await rows_read(desk) - before
 
 
-async def test_a_run_reads_no_more_when_its_user_has_had_hundreds(desk: Desk) -> None:
+@pytest.mark.parametrize("known_after", [None, 0, 99], ids=["nothing known", "known when few", "known when many"])
+async def test_a_run_reads_no_more_when_its_user_has_had_hundreds(
+    desk: Desk, analyze: Analyze, known_after: int | None
+) -> None:
+    """Whatever PostgreSQL believes of the tables: it looks at them when it pleases, and plans are kept."""
     queue = desk.worker()
     request = ListRequest.checked(1, "", [], "")
 
@@ -48,7 +56,10 @@ async def test_a_run_reads_no_more_when_its_user_has_had_hundreds(desk: Desk) ->
             await queue.renew([run.run_id], 30.0)
             await queue.finish(run, DONE, [b"final"])
         started = await desk.try_accept("", LIMITS, offer=OFFER, thread_id="thread-bills")
+        # Claimed above when its turn came; this one waits.
+        waiting = await desk.start(earliest_start_time=LATER)
         await desk.cancel(accepted.run_id)
+        await desk.cancel(waiting.run_id)
         async with desk.sessions.open(desk.user, "call-7") as connection:
             await Runs(connection, desk.user).list(request)
         await queue.reap(5)
@@ -56,19 +67,24 @@ async def test_a_run_reads_no_more_when_its_user_has_had_hundreds(desk: Desk) ->
         await queue.end_overdue(10)
         assert started
 
-    for _ in range(100):
+    for number in range(100):
         await live()
         for run in await queue.claim(9, lease_seconds=30.0, running_limit=1000):
             await queue.finish(run, DONE, [b"final"])
-    assert await reads_of(desk, live) < 150
+        if number == known_after:
+            await analyze()
+    assert await reads_of(desk, live) < 45
 
 
-async def test_a_claim_reads_what_it_takes_however_many_wait(desk: Desk) -> None:
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_claim_reads_what_it_takes_however_many_wait(desk: Desk, analyze: Analyze, known: bool) -> None:
     queue = desk.worker()
     for _ in range(20):
         colleague = desk.colleague()
         for number in range(30):
             await colleague.start(thread_id=f"thread-{number % 3}", priority=number)
+    if known:
+        await analyze()
 
     async def take() -> None:
         assert len(await queue.claim(2, lease_seconds=30.0, running_limit=4)) == 2

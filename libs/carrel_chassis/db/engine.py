@@ -23,6 +23,12 @@ _DIALECT: Any = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's diale
 _ACQUIRE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 5.0
 _DEAD_CONNECTIONS = 2
+_BY_INDEX = {"enable_seqscan": "off"}
+"""Every statement has an index. Without this, one that is planned for a table that is still small, or whose statistics say so, reads
+all of it, and goes on doing so while it grows: a plan is kept for as long as its connection."""
+_IN_ORDER = {**_BY_INDEX, "enable_sort": "off"}
+"""A user's lists have an index in their order, and most users have few rows: to gather and sort them looks as good to the planner, and
+reads all that a user has for a page of one."""
 CONNECTION_LOST = (
     ConnectionError,
     asyncpg.InterfaceError,
@@ -166,8 +172,10 @@ class Engine:
         if self._pool is None:
             async with self._opening:
                 if self._pool is None:
-                    pool = asyncpg.create_pool(self._url, min_size=0, max_size=self._pool_size, reset=_no_reset)
-                    self._pool = await pool
+                    settings = _IN_ORDER if self._for_users else _BY_INDEX
+                    self._pool = await asyncpg.create_pool(
+                        self._url, min_size=0, max_size=self._pool_size, reset=_no_reset, server_settings=settings
+                    )
         try:
             return await self._pool.acquire(timeout=_ACQUIRE_SECONDS)
         except TimeoutError:
