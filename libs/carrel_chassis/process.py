@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -40,6 +41,9 @@ def run_service(name: str, settings_type: type[S], main: Callable[[S, asyncio.Ev
     configure_logs(name, settings.log_level)
     configure_telemetry(name, settings)
     get_logger().info("service.starting", **settings.in_effect())
+    # What was imported stays: no collection of garbage need look through it again.
+    gc.collect()
+    gc.freeze()
     try:
         uvloop.run(_until_stopped(settings, main))
     except (OSError, CannotStart, CarrelError) as error:
