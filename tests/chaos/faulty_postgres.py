@@ -65,6 +65,11 @@ class FaultyPostgres:
         """From now on statements are kept, and the target fails."""
         self._armed, self._target, self._failure, self._seen = True, target, failure, []
 
+    @property
+    def failed(self) -> bool:
+        """Whether the target has come since `arm`."""
+        return self._target in self._seen
+
     def disarm(self) -> list[Statement]:
         """The statements since `arm`, in the order in which they came."""
         self._armed = False

@@ -64,7 +64,8 @@ def test_each_check_finds_what_it_is_there_for(wrong: dict[str, Any], check: str
 
 async def test_the_run_goes_on_and_the_effect_happened_once(tmp_path: Path) -> None:
     shown = await carrel("demo", "crash", "--json", TMPDIR=str(tmp_path))
-    demo = shown.documents[-1]["demo"]
+    demo = shown.documents[-1].get("demo")
+    assert demo, shown.out[-2000:] + shown.err
     assert (shown.code, demo["passed"], demo["left"]) == (0, True, []), shown.out[-2000:] + shown.err
     assert demo["payments"] == ["1", "2", "3", "4", "5"] and len(demo["checks"]) == 5
     run = next(document["run"] for document in shown.documents if "run" in document)

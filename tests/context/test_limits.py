@@ -23,7 +23,7 @@ from carrel_chassis.identity import ResourceLimits
 from carrel_context.domain import limits_over, tighter
 from carrel_tools.pace import Pace
 from tests.support.directory import directory, operator
-from tests.support.expect import refused, room_in_the_minute
+from tests.support.expect import eventually, refused, room_in_the_minute
 from tests.support.system import Person, System
 
 
@@ -51,13 +51,15 @@ async def test_a_new_limit_replaces_the_contexts_that_were_issued_before(system:
     async with Client(system.addresses["gateway"], ada.token) as client:
         await client.start_run("sleeper", {"seconds": 30})
         await set_limits(system, ada.tenant_id, ada.user_id, queued_runs=1, running_runs=1)
-        refusal = None
-        for _ in range(20):
+
+        async def refused_start() -> LimitExceeded | None:
             try:
                 await client.start_run("sleeper", {"seconds": 30})
             except LimitExceeded as error:
-                refusal = error
-                break
+                return error
+            return None
+
+        refusal = await eventually(refused_start)
         assert refusal is not None
         assert refusal.metadata["limit"] == "queued_runs" and refusal.metadata["value"] == "1"
         assert refusal.retry_seconds

@@ -64,10 +64,13 @@ class Trial:
         return (self.follower.person.tenant_id, self.follower.person.user_id)
 
     async def run(self, play: Play, target: Statement, failure: Failure) -> bool:
-        """A run in which the target fails, to its end; whether the target came. What is left to be done then falls into the next."""
+        """A run in which the target fails, to its end and to what comes after it, if need be; whether the target came."""
         self.bench.postgres.arm(target, failure)
         await self.follower.until_final(await play(self), seconds=20)
-        return target in self.bench.postgres.disarm()
+        if not self.bench.postgres.failed:
+            await self.quiet()
+        self.bench.postgres.disarm()
+        return self.bench.postgres.failed
 
     async def unharmed(self, play: Play) -> list[Statement]:
         """All statements of a run in which none fails, until nothing of it is left to be done."""

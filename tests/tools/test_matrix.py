@@ -73,8 +73,16 @@ async def answer(call: Awaitable[Any], name: str) -> Any:
         parts = [error.code().name, seen.reason, seen.message, json.dumps(seen.metadata, sort_keys=True)]
     else:
         parts = [getattr(message, "result_json", None) or str(message)]
-    # A name that never was has as many characters: places in a text stay where they are.
-    return [part.replace(name, "…") for part in parts]
+    # A name that never was has as many characters: places in a text stay where they are, also where it is cut.
+    return [_without(name, part) for part in parts]
+
+
+def _without(name: str, part: str) -> str:
+    """The text without the name, or without as much of it as the text has."""
+    if name in part:
+        return part.replace(name, "…")
+    begin = next((name[:length] for length in range(len(name) - 1, 15, -1) if name[:length] in part), None)
+    return part if begin is None else part.replace(begin, "…")
 
 
 async def consented(desk: Desk, tool: str, arguments: dict[str, Any]) -> Any:
