@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -17,6 +19,8 @@ HOST = "127.0.0.1"
 _LOWEST, _HIGHEST = 20_000, 32_000
 _LISTEN = "0A"
 _PAUSE_SECONDS = 0.1
+_claims: dict[int, int] = {}
+"""The ports that this process has chosen, with the descriptor that says so."""
 
 
 def is_free(port: int) -> bool:
@@ -31,14 +35,40 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct ports that are free now."""
+    """Distinct ports that are free now, and that are given to nobody else before `release` or the end of this process."""
     found: list[int] = []
     for port in random.SystemRandom().sample(range(_LOWEST, _HIGHEST), _HIGHEST - _LOWEST):
+        if is_free(port) and _claim(port):
+            found.append(port)
         if len(found) == count:
             return found
-        if is_free(port):
-            found.append(port)
+    release(found)
     raise StackError("No free ports are left between 20000 and 32000: stop something that listens there.")
+
+
+def release(ports: Iterable[int]) -> None:
+    """Lets others choose these ports again."""
+    for port in ports:
+        claim = _claims.pop(port, None)
+        if claim is not None:
+            os.close(claim)
+
+
+def _claim(port: int) -> bool:
+    """Whether nobody else has chosen the port: two launchers that start in the same second would choose before either listens.
+
+    The claim is a name in Linux's abstract namespace of sockets, which is the ports' own and forgets with the process; elsewhere
+    there is none.
+    """
+    if sys.platform != "linux":
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
+        try:
+            claim.bind(f"\0carrel-port-{port}")
+        except OSError:
+            return False
+        _claims[port] = claim.detach()
+    return True
 
 
 def check_free(ports: Iterable[tuple[str, int]]) -> None:

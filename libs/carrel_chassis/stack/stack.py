@@ -80,6 +80,7 @@ class Stack:
         self._server: PostgresServer | None = None
         self._passwords: Mapping[str, str] = {}
         self._surroundings: Surroundings | None = None
+        self._ports: Mapping[str, int] = {}
         self._children: dict[str, ChildProcess] = {}
 
     async def __aenter__(self) -> Stack:
@@ -113,6 +114,7 @@ class Stack:
             remove_record(self._folder.path)
             self._folder.close()
             self._folder = None
+        ports.release(self._ports.values())
 
     async def ready(self, timeout: float = 60.0) -> None:
         """Returns when every service that was started says SERVING; StackError names those that do not, and why."""
@@ -199,7 +201,7 @@ class Stack:
     def _settle(self, folder: DataFolder) -> None:
         """Chooses ports, and from them what everyone is told; nothing runs yet."""
         settings = self.settings
-        chosen = layout.choose_ports(settings.port_base)
+        chosen = self._ports = layout.choose_ports(settings.port_base)
         wanted = [name for service in self._started for name in layout.own_ports(service)]
         if settings.postgres_url is None:
             wanted.append("postgres")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from carrel_chassis.stack import Stack, StackError, StackSettings
 from carrel_chassis.stack.data_folder import DataFolder
-from carrel_chassis.stack.ports import free_ports
+from carrel_chassis.stack.ports import free_ports, release
 
 
 async def refusal(folder: Path, **other: object) -> str:
@@ -113,3 +115,16 @@ async def test_external_engines_that_do_not_answer_are_named_without_their_passw
 
 async def test_an_external_url_of_the_wrong_form_is_refused(folder: Path) -> None:
     assert "is not of the form postgresql://" in await refusal(folder, postgres_url="mysql://root@localhost/x")
+
+
+def test_two_launchers_that_start_at_once_choose_different_ports() -> None:
+    [port] = free_ports(1)
+    ask = f"from carrel_chassis.stack import ports; ports._LOWEST, ports._HIGHEST = {port}, {port + 1}; print(ports.free_ports(1))"
+
+    def elsewhere() -> str:
+        ended = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, timeout=30)
+        return ended.stdout.strip() or ended.stderr.splitlines()[-1]
+
+    assert "No free ports are left" in elsewhere()
+    release([port])
+    assert elsewhere() == f"[{port}]"
