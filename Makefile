@@ -52,7 +52,7 @@ fix: $(READY) ## Mends what can be mended by itself
 	@$(BIN)/ruff check --fix $(SOURCES) tools
 
 test: $(READY) ## All tests, on real engines
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: $(READY) ## The main job for two users at once (DATA=FILE for a trace of your own)
 	@$(BIN)/carrel demo $(if $(DATA),--data $(DATA))

@@ -23,9 +23,10 @@ _DIALECT: Any = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's diale
 _ACQUIRE_SECONDS = 10.0
 _ROLLBACK_SECONDS = 5.0
 _DEAD_CONNECTIONS = 2
-_BY_INDEX = {"enable_seqscan": "off"}
+_BY_INDEX = {"enable_seqscan": "off", "jit": "off"}
 """Every statement has an index. Without this, one that is planned for a table that is still small, or whose statistics say so, reads
-all of it, and goes on doing so while it grows: a plan is kept for as long as its connection."""
+all of it, and goes on doing so while it grows: a plan is kept for as long as its connection. Before PostgreSQL 18 what is off and
+cannot be avoided counts as costly, and what is costly is compiled, which takes longer than any of these statements."""
 _IN_ORDER = {**_BY_INDEX, "enable_sort": "off"}
 """A user's lists have an index in their order, and most users have few rows: to gather and sort them looks as good to the planner, and
 reads all that a user has for a page of one."""
