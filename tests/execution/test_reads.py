@@ -110,4 +110,4 @@ async def test_a_claim_reads_what_it_takes_however_many_wait(desk: Desk, analyze
 
     for _ in range(5):
         await take()
-    assert await reads_of(desk, take) < 40
+    assert await reads_of(desk, take) < 20
