@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -79,6 +80,27 @@ async def test_an_agent_that_blocks_the_loop_dies_and_nobody_else_notices(
     assert (await runs.get(run.run_id)).state == DEAD
     assert (await goes_on(others, beside)).attempt == 1
     assert process(watched) == before
+
+
+async def test_an_agent_is_found_though_its_process_is_held_up_again_and_again(watched: System, runs: Runs) -> None:
+    """As on a machine with too much to do: what the loop stood before each time counts."""
+    service = psutil.Process(process(watched))
+    run = await runs.start("stutterer", {"does": "spin"})
+
+    async def hold_up() -> None:
+        while True:
+            service.suspend()
+            await asyncio.sleep(0.2)
+            service.resume()
+            await asyncio.sleep(0.25)
+
+    holding_up = asyncio.create_task(hold_up())
+    try:
+        assert "blocked the event loop" in await cause_of_death(runs, run)
+    finally:
+        holding_up.cancel()
+        service.resume()
+    assert (await runs.get(run.run_id)).attempt == 1 and process(watched) == service.pid
 
 
 async def test_from_then_on_that_agent_runs_in_a_process_of_its_own(watched: System, runs: Runs, others: Runs) -> None:

@@ -208,6 +208,12 @@ class Weaver(Rogue):
     name = "weaver"
 
 
+class Stutterer(Rogue):
+    """For a test that isolates it."""
+
+    name = "stutterer"
+
+
 class Swallower(Rogue):
     """For a test that isolates it."""
 
@@ -226,4 +232,4 @@ class Hog(Rogue):
     name = "hog"
 
 
-AGENTS = (Rogue, Caged, Spinner, Weaver, Swallower, Blocker, Hog)
+AGENTS = (Rogue, Caged, Spinner, Weaver, Stutterer, Swallower, Blocker, Hog)

@@ -6,6 +6,7 @@ All tools that are loaded are walked: one that takes the name of something and i
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,12 +17,17 @@ import pytest
 from carrel.api.tools.v1 import tool_pb2
 from carrel.api.tools.v1 import tool_service_pb2 as pb
 from carrel_chassis.rpc.status import from_rpc_error
+from carrel_chassis.sandbox.level import Level, probe
 from carrel_tools.consent import digest_of
 from carrel_tools.tool_system import load_classes
 from tests.tools.administration import ToolAdministrator, consent
 from tests.tools.conftest import CSV, Desk
 
 SCOPES = ("tools.use", "corpora.read", "corpora.write", "corpora.admin")
+
+HIDES_NAMES = os.geteuid() == 0 or probe().level >= Level.NAMESPACES
+"""Landlock refuses to open a file and not to ask whether it is there. A service that is root has the sandbox run as nobody, to whom the
+folders are closed; bubblewrap shows none. `docs/security.md` says so."""
 
 BY_NAME: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     "sql_query": [
@@ -47,7 +53,7 @@ BY_NAME: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     ],
     "python": [
         lambda name: {"code": "1", "corpora": [name]},
-        lambda name: {"code": f"import os; os.path.exists({name!r})"},
+        *([lambda name: {"code": f"import os; os.path.exists({name!r})"}] if HIDES_NAMES else []),
         lambda name: {"code": f"import os; os.listdir({name!r})"},
         lambda name: {"code": f"open({name!r}, 'rb').read()"},
     ],

@@ -97,8 +97,10 @@ class Watchdog:
         while not self._stopped.wait(self._interval):
             now = time.monotonic()
             late, last = now - last > 2 * self._interval, now
-            if self._turns != turns or late:  # when this thread is late too, the whole process was paused
+            if self._turns != turns:
                 turns, stood, raised = self._turns, 0.0, False
+                continue
+            if late:  # the whole process was paused, or got no CPU: that time is not the agent's
                 continue
             stood += self._interval
             if stood >= 2 * self._seconds:
