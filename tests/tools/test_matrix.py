@@ -28,6 +28,11 @@ SCOPES = ("tools.use", "corpora.read", "corpora.write", "corpora.admin")
 HIDES_NAMES = os.geteuid() == 0 or probe().level >= Level.NAMESPACES
 """Landlock refuses to open a file and not to ask whether it is there. A service that is root has the sandbox run as nobody, to whom the
 folders are closed; bubblewrap shows none. `docs/security.md` says so."""
+ASK_FOR_A_PATH: list[Callable[[str], dict[str, Any]]] = [
+    lambda name: {"code": f"import os; os.path.exists({name!r})"},
+    lambda name: {"code": f"import os; os.listdir({name!r})"},
+    lambda name: {"code": f"open({name!r}, 'rb').read()"},
+]
 
 BY_NAME: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     "sql_query": [
@@ -53,9 +58,7 @@ BY_NAME: dict[str, list[Callable[[str], dict[str, Any]]]] = {
     ],
     "python": [
         lambda name: {"code": "1", "corpora": [name]},
-        *([lambda name: {"code": f"import os; os.path.exists({name!r})"}] if HIDES_NAMES else []),
-        lambda name: {"code": f"import os; os.listdir({name!r})"},
-        lambda name: {"code": f"open({name!r}, 'rb').read()"},
+        *(ASK_FOR_A_PATH if HIDES_NAMES else []),
     ],
     "http_fetch": [lambda name: {"url": f"file://{name}"}, lambda name: {"url": f"http://{name}/"}],
 }
