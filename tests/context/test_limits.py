@@ -59,7 +59,7 @@ async def test_a_new_limit_replaces_the_contexts_that_were_issued_before(system:
                 return error
             return None
 
-        refusal = await eventually(refused_start)
+        refusal = await eventually(refused_start, seconds=2.0)
         assert refusal is not None
         assert refusal.metadata["limit"] == "queued_runs" and refusal.metadata["value"] == "1"
         assert refusal.retry_seconds

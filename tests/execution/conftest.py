@@ -208,16 +208,16 @@ async def engines(tables: Stack) -> AsyncIterator[tuple[UserSessions, Engine]]:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def analyze(tables: Stack) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Lets PostgreSQL look at the tables, as it does by itself once a minute: after that it may plan anew."""
+async def as_owner(tables: Stack) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """Has the owner of the tables do something with them."""
     owner = cross_user_engine(tables.database_url("carrel_migrator"), 1)
 
-    async def look() -> None:
+    async def do(statement: str) -> None:
         async with owner.begin() as connection:
             await connection.execute(text("SET LOCAL search_path = execution"))
-            await connection.execute(text("ANALYZE"))
+            await connection.execute(text(statement))
 
-    yield look
+    yield do
     await owner.dispose()
 
 

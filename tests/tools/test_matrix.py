@@ -126,6 +126,17 @@ async def test_a_tool_told_of_somebody_elses_corpus_answers_as_of_none(desk: Des
     assert len(await desk.names()) == 1
 
 
+async def test_a_path_that_is_known_whole_opens_nothing(desk: Desk, other: Desk):
+    """Whatever code may learn of the names of files."""
+    path = (await names_of(desk))[-1]
+    for ask in ASK_FOR_A_PATH[1:]:
+        told = json.loads((await other.execute("python", secrets.token_hex(8), scopes=SCOPES, **ask(path))).result_json)
+        assert (
+            told["error"]["type"] in ("PermissionError", "FileNotFoundError", "NotADirectoryError")
+            and told["value"] is None
+        )
+
+
 async def test_the_owner_is_told_otherwise(desk: Desk):
     """The matrix would be empty if the names were wrong."""
     name = (await names_of(desk))[0]
